@@ -1,0 +1,111 @@
+"""SPIFFE ID -> decision: deny by default, deny beats allow, no regular expressions.
+
+Gets the rules of `policy.toml` as values and gives a `Decision` with the rule's name and a
+reason that a person can act on. A pattern's trust domain is always literal, so no pattern ever
+reaches into another trust domain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+from sidecar.core.errors import InvalidSpiffeIdError
+from sidecar.core.spiffe_id import MAX_ID_BYTES, SCHEME, SpiffeId, TrustDomain, check_segment
+
+ANY_REST = "**"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPattern:
+    """`spiffe://td/a/b` exactly, `*` within one segment, `**` for one or more last segments."""
+
+    text: str
+    trust_domain: TrustDomain
+    segments: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> PeerPattern:
+        """Read a pattern, or raise `InvalidSpiffeIdError`."""
+        if len(text) > MAX_ID_BYTES:
+            raise InvalidSpiffeIdError(text, f"over {MAX_ID_BYTES} bytes")
+        if not text.startswith(SCHEME):
+            raise InvalidSpiffeIdError(text, f"it does not start with {SCHEME}")
+        domain, _, rest = text.removeprefix(SCHEME).partition("/")
+        if "*" in domain:
+            raise InvalidSpiffeIdError(text, "the trust domain of a pattern is literal")
+        segments = tuple(rest.split("/"))
+        for index, segment in enumerate(segments):
+            _check_pattern_segment(text, segment, last=index == len(segments) - 1)
+        return cls(text, TrustDomain.parse(SCHEME + domain), segments)
+
+    def matches(self, peer: SpiffeId) -> bool:
+        """Tell whether `peer` is one of those the pattern names."""
+        if peer.trust_domain != self.trust_domain or not peer.path:
+            return False
+        segments = peer.path.removeprefix("/").split("/")
+        patterns = self.segments
+        if patterns[-1] == ANY_REST:
+            patterns = patterns[:-1]
+            if len(segments) <= len(patterns):
+                return False
+            segments = segments[: len(patterns)]
+        # fnmatchcase knows `?` and `[`, which no segment of a parsed pattern holds.
+        return len(segments) == len(patterns) and all(map(fnmatchcase, segments, patterns))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _check_pattern_segment(text: str, segment: str, *, last: bool) -> None:
+    if ANY_REST in segment:
+        if segment != ANY_REST or not last:
+            raise InvalidSpiffeIdError(text, "'**' stands alone and as the last segment")
+        return
+    # With every star replaced by a letter, a pattern segment must be a valid segment.
+    check_segment(text, segment.replace("*", "x"))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One `[[allow]]` or `[[deny]]` table of the policy file."""
+
+    name: str
+    peers: tuple[PeerPattern, ...]
+
+    def matches(self, peer: SpiffeId) -> bool:
+        """Tell whether any pattern of the rule names `peer`."""
+        return any(pattern.matches(peer) for pattern in self.peers)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer for one peer; `rule` is None when no rule named it."""
+
+    allowed: bool
+    rule: str | None
+    reason: str
+
+
+class Policy:
+    """The rules of one policy file, never changed: a reload makes a new policy."""
+
+    def __init__(self, allow: tuple[Rule, ...], deny: tuple[Rule, ...] = ()) -> None:
+        self.allow = allow
+        self.deny = deny
+        # Peers are few and come back with every connection; the bound is for the others.
+        self._decide = lru_cache(maxsize=1024)(self._first_match)
+
+    def decide(self, peer: SpiffeId) -> Decision:
+        """Give the decision for `peer`: the first deny, else the first allow, else no."""
+        return self._decide(peer)
+
+    def _first_match(self, peer: SpiffeId) -> Decision:
+        for rule in self.deny:
+            if rule.matches(peer):
+                return Decision(False, rule.name, f"denied by rule {rule.name!r}")
+        for rule in self.allow:
+            if rule.matches(peer):
+                return Decision(True, rule.name, f"allowed by rule {rule.name!r}")
+        return Decision(False, None, "no allow rule names this peer")

@@ -1,0 +1,375 @@
+"""`sidecar.toml`: every key's good and bad values, and what would expose the model server."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.core.address import Address, WorkloadEndpoint
+from sidecar.core.config import TABLES, Config, parse_config
+from sidecar.core.spiffe_id import SpiffeId
+from sidecar.core.toml_tables import Problem, ProblemsError
+
+REQUIRED = {
+    "listener": {"address": '"0.0.0.0:6701"'},
+    "backend": {"address": '"127.0.0.1:11434"', "mode": '"stream"'},
+    "policy": {"file": '"policy.toml"'},
+}
+# What a table needs besides the key that a test sets.
+NEEDED = {**REQUIRED, "cert_files": {"directory": '"certs"'}}
+
+
+def toml(**changes: dict[str, str]) -> str:
+    """A whole configuration; values are TOML, an empty one leaves the key out."""
+    tables = {name: dict(keys) for name, keys in REQUIRED.items()}
+    for name, keys in changes.items():
+        tables[name] = {**NEEDED.get(name, {}), **keys}
+    return "".join(
+        f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items() if value)
+        for name, keys in tables.items()
+    )
+
+
+def config(**changes: dict[str, str]) -> Config:
+    return parse_config(toml(**changes), "sidecar.toml")
+
+
+def problems_of(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(ProblemsError) as refused:
+        parse_config(text, "sidecar.toml")
+    assert all(problem.file == "sidecar.toml" for problem in refused.value.problems)
+    return refused.value.problems
+
+
+def problems(**changes: dict[str, str]) -> tuple[Problem, ...]:
+    return problems_of(toml(**changes))
+
+
+def test_three_tables_are_enough() -> None:
+    read = config()
+    assert read.listener.address == (Address.parse("0.0.0.0:6701"),)
+    assert read.backend.address == Address.parse("127.0.0.1:11434")
+    assert read.policy.file == "policy.toml"
+    assert read.workload_api.socket is None
+    assert read.cert_files is None
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "wanted"),
+    [
+        ("workload_api", "socket", '"unix:/a.sock"', WorkloadEndpoint(Address(None, 0, "/a.sock"))),
+        ("workload_api", "socket", '""', None),
+        ("workload_api", "spiffe_id", '"spiffe://e.org/a"', SpiffeId.parse("spiffe://e.org/a")),
+        ("workload_api", "spiffe_id", '""', None),
+        ("workload_api", "hint", '"internal"', "internal"),
+        ("workload_api", "denied_grace_seconds", "0", 0.0),
+        ("workload_api", "denied_grace_seconds", "0.5", 0.5),
+        ("workload_api", "denied_grace_seconds", "31536000", 31536000.0),
+        ("listener", "address", '["127.0.0.1:1", "[::1]:0"]', ("127.0.0.1:1", "[::1]:0")),
+        ("listener", "tls_minimum_version", '"1.2"', "1.2"),
+        ("backend", "address", '"[::1]:1"', Address.parse("[::1]:1")),
+        ("backend", "address", '"[::ffff:127.0.0.1]:1"', Address.parse("[::ffff:127.0.0.1]:1")),
+        ("backend", "address", '"127.1.2.3:1"', Address.parse("127.1.2.3:1")),
+        ("backend", "address", '"unix:/run/m.sock"', Address(None, 0, "/run/m.sock")),
+        ("backend", "unsafe_remote_backend", "true", True),
+        ("policy", "file", '"/etc/p.toml"', "/etc/p.toml"),
+        ("cert_files", "directory", '"/c"', "/c"),
+        ("cert_files", "certificate_mode", '"0640"', 0o640),
+        ("cert_files", "key_mode", '"0400"', 0o400),
+        ("cert_files", "key_mode", '"640"', 0o640),
+        ("connections", "maximum", "1", 1),
+        ("connections", "maximum", "1_000_000", 1_000_000),
+        ("connections", "maximum_handshakes", "1", 1),
+        ("connections", "drain_seconds", "0", 0.0),
+        ("timeouts", "handshake", "0.001", 0.001),
+        ("timeouts", "handshake", "86400", 86400.0),
+        ("timeouts", "backend_connect", "5", 5.0),
+        ("timeouts", "between_bytes", "7.5", 7.5),
+        ("log", "format", '"json"', "json"),
+        ("log", "level", '"error"', "error"),
+    ],
+    ids=str,
+)
+def test_good_value_is_read(table: str, key: str, value: str, wanted: object) -> None:
+    read = getattr(getattr(config(**{table: {key: value}}), table), key)
+    if isinstance(wanted, tuple):
+        read = tuple(map(str, read))
+    assert read == wanted
+
+
+@pytest.mark.parametrize("seconds", ["30", "30.0"])
+def test_whole_seconds_need_no_fraction(seconds: str) -> None:
+    read = config(workload_api={"denied_grace_seconds": seconds})
+    assert read.workload_api.denied_grace_seconds == 30.0
+
+
+NO_TEXT = ["3", "1.5", "true", '["a"]', "{}", "2020-01-01"]
+NO_ADDRESS = ['""', '"localhost:1"', '"127.0.0.1"', '"127.0.0.1:65536"', '"x"', "3", "true", "{}"]
+NO_SECONDS = ["-1", "-0.001", "nan", "-nan", "inf", "-inf", "1e400", '"3"', "true", "[]", "{}"]
+NO_SECONDS += ["2020-01-01", "12:00:00", "1" + "0" * 400]
+NO_COUNT = ["0", "-1", "1_000_001", "1.0", "1.5", "nan", "inf", '"1"', "true", "[]", "9" * 400]
+NO_MODE = ['""', '"0666"', '"0660"', '"0602"', '"0700"', '"0610"', '"1644"', '"4600"', '"-1"']
+NO_MODE += ['"0x1a0"', '"0888"', '"rw-r--r--"', "600", "0o600", "true", "[]"]
+# int() reads these; a mode is three or four octal digits and nothing else.
+NO_MODE += ['" 600"', '"600\\n"', '"+600"', '"-0"', '"6_0_0"', '"٦٠٠"']
+BAD_VALUES: dict[str, dict[str, list[str]]] = {
+    "workload_api": {
+        "socket": [*NO_TEXT, '"/a.sock"', '"unix:a.sock"', '"unix://a"', '"tcp://localhost:1"'],
+        "spiffe_id": [*NO_TEXT, '"x"', '"spiffe://E.org/a"', '"spiffe://e.org/a/"'],
+        "hint": NO_TEXT,
+        "denied_grace_seconds": [*NO_SECONDS, "31_536_001", "31536000.5"],
+    },
+    "listener": {
+        "address": [*NO_ADDRESS, "[]", '[""]', "[3]", '[["127.0.0.1:1"]]', '"unix:/a.sock"'],
+        "tls_minimum_version": ["1.3", '""', '"1.1"', '"1.0"', '"TLS1.3"', '"1.4"', "true"],
+    },
+    "backend": {
+        "address": [
+            *NO_ADDRESS,
+            '["127.0.0.1:1"]',
+            '"127.0.0.1:0"',
+            '"unix:a"',
+            '"http://[::1]:1"',
+        ],
+        "mode": ['""', '"http"', '"tcp"', '"Stream"', "3", "true", '["stream"]'],
+        "unsafe_remote_backend": ['"true"', "1", "0", '""', "1.0", "[]"],
+    },
+    "policy": {"file": [*NO_TEXT, '""', '"a\\u0000b"']},
+    "cert_files": {
+        "directory": [*NO_TEXT, '""', '"a\\u0000b"'],
+        "certificate_mode": NO_MODE,
+        "key_mode": NO_MODE,
+    },
+    "connections": {
+        "maximum": NO_COUNT,
+        "maximum_handshakes": NO_COUNT,
+        "drain_seconds": [*NO_SECONDS, "31_536_001"],
+    },
+    "timeouts": {
+        "handshake": [*NO_SECONDS, "0", "0.0", "-0.0", "86401"],
+        "backend_connect": [*NO_SECONDS, "0", "86400.5"],
+        "between_bytes": [*NO_SECONDS, "0", "86401"],
+    },
+    "log": {
+        "format": ['""', '"JSON"', '"text"', "3", "true"],
+        "level": ['""', '"INFO"', '"trace"', '"warn"', "3", "true"],
+    },
+}
+
+
+def _row_id(value: object) -> str:
+    return str(value)[:24].replace("\0", "NUL")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        (table, key, value)
+        for table, keys in BAD_VALUES.items()
+        for key, values in keys.items()
+        for value in values
+    ],
+    ids=_row_id,
+)
+def test_bad_value_is_refused_and_located(table: str, key: str, value: str) -> None:
+    (problem,) = problems(**{table: {key: value}})
+    assert problem.where == f"[{table}] {key}"
+    assert problem.found
+    assert problem.expected
+
+
+def test_every_key_has_bad_values_above() -> None:
+    keys = {name: set(struct.__struct_fields__) for name, struct in TABLES.items()}
+    assert {name: set(rows) for name, rows in BAD_VALUES.items()} == keys
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        pytest.param("0.0.0.0:11434", id="any IPv4, as Ollama is often set"),
+        pytest.param("[::]:11434", id="any IPv6"),
+        pytest.param("10.0.0.1:11434", id="private"),
+        pytest.param("192.168.1.7:11434", id="the LAN"),
+        pytest.param("8.8.8.8:11434", id="the internet"),
+        pytest.param("128.0.0.1:11434", id="next to the loopback block"),
+        pytest.param("169.254.169.254:80", id="a cloud's metadata"),
+        pytest.param("[fe80::1]:11434", id="link-local"),
+        pytest.param("[fd00::1]:11434", id="IPv6 private"),
+        pytest.param("[::ffff:10.0.0.1]:11434", id="IPv4 in IPv6"),
+        pytest.param("[::ffff:0.0.0.0]:11434", id="any IPv4 in IPv6"),
+        pytest.param("[::127.0.0.1]:11434", id="IPv4-compatible IPv6"),
+    ],
+)
+def test_backend_that_is_not_loopback_needs_the_unsafe_switch(address: str) -> None:
+    (problem,) = problems(backend={"address": f'"{address}"'})
+    assert problem.where == "[backend] address"
+    assert "unsafe_remote_backend" in (problem.hint or "")
+    allowed = config(backend={"address": f'"{address}"', "unsafe_remote_backend": "true"})
+    assert allowed.backend.address == Address.parse(address)
+
+
+def test_the_unsafe_switch_off_is_no_permission() -> None:
+    remote = {"address": '"10.0.0.1:1"', "unsafe_remote_backend": "false"}
+    assert [one.where for one in problems(backend=remote)] == ["[backend] address"]
+
+
+def test_the_unsafe_switch_does_not_allow_port_0() -> None:
+    remote = {"address": '"10.0.0.1:0"', "unsafe_remote_backend": "true"}
+    assert [one.expected for one in problems(backend=remote)] == ["a port other than 0"]
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param('"0644"', id="everybody reads"),
+        pytest.param('"0604"', id="others read"),
+        pytest.param('"0044"', id="everybody but the owner reads"),
+    ],
+)
+def test_private_key_is_never_readable_by_others(mode: str) -> None:
+    (problem,) = problems(cert_files={"key_mode": mode})
+    assert problem.where == "[cert_files] key_mode"
+
+
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [
+        pytest.param("listener", {"address"}, id="listener"),
+        pytest.param("backend", {"address", "mode"}, id="backend"),
+        pytest.param("policy", {"file"}, id="policy"),
+        pytest.param("cert_files", {"directory"}, id="cert_files, when it is there"),
+    ],
+)
+def test_key_without_a_default_must_be_there(table: str, keys: set[str]) -> None:
+    found = problems(**{table: dict.fromkeys(NEEDED[table], "")})
+    assert {problem.where for problem in found} == {f"[{table}] {key}" for key in keys}
+    assert {problem.found for problem in found} == {"nothing"}
+
+
+@pytest.mark.parametrize("table", sorted(REQUIRED))
+def test_required_table_must_be_there(table: str) -> None:
+    text = toml().replace(f"[{table}]", "[log]")
+    assert f"[{table}]" in [one.where for one in problems_of(text)]
+
+
+def test_empty_file_lacks_three_tables() -> None:
+    assert [one.where for one in problems_of("")] == ["[listener]", "[backend]", "[policy]"]
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "hint"),
+    [
+        pytest.param("workload_api", "sockets", "did you mean 'socket'?", id="one letter more"),
+        pytest.param("listener", "adress", "did you mean 'address'?", id="one letter less"),
+        pytest.param("timeouts", "handshake_seconds", "did you mean 'handshake'?", id="longer"),
+        pytest.param("connections", "Maximum", "did you mean 'maximum'?", id="upper case"),
+        pytest.param("log", "zzz", None, id="nothing near"),
+    ],
+)
+def test_unknown_key_comes_with_the_nearest_known_one(
+    table: str, key: str, hint: str | None
+) -> None:
+    (problem,) = problems(**{table: {key: "1"}})
+    assert (problem.where, problem.found) == (f"[{table}]", f"the unknown key {key!r}")
+    assert problem.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("table", "hint"),
+    [
+        pytest.param("workload-api", "did you mean 'workload_api'?", id="dash"),
+        pytest.param("limit", None, id="nothing near"),
+        pytest.param("logs", "did you mean 'log'?", id="plural"),
+    ],
+)
+def test_unknown_table_comes_with_the_nearest_known_one(table: str, hint: str | None) -> None:
+    (problem,) = problems(**{table: {"a": "1"}})
+    assert (problem.where, problem.hint) == ("", hint)
+    assert repr(table) in problem.found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("log = 3", id="number"),
+        pytest.param('log = "info"', id="text"),
+        pytest.param("[[log]]", id="list of tables"),
+        pytest.param("log = []", id="empty list"),
+    ],
+)
+def test_table_that_is_none_is_refused(text: str) -> None:
+    after = text.startswith("[")
+    (problem,) = problems_of(toml() + text if after else f"{text}\n{toml()}")
+    assert (problem.where, problem.expected) == ("[log]", "a table")
+
+
+def test_problems_of_all_tables_are_told_at_once() -> None:
+    found = problems(
+        workload_api={"spiffe_id": '"x"', "denied_grace_seconds": "-1"},
+        listener={"address": '["a", "b"]'},
+        backend={"address": '"10.0.0.1:1"'},
+        policy={"file": "3"},
+        cert_files={"key_mode": '"0777"'},
+        timeouts={"handshake": "0", "zzz": "1"},
+        nonsense={},
+    )
+    assert [problem.where for problem in found] == [
+        "",
+        "[workload_api] spiffe_id",
+        "[workload_api] denied_grace_seconds",
+        "[listener] address",
+        "[listener] address",
+        "[policy] file",
+        "[cert_files] key_mode",
+        "[timeouts]",
+        "[timeouts] handshake",
+        "[backend] address",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "keys", "hidden"),
+    [
+        pytest.param(
+            "backend",
+            {"address": '"10.0.0.1:1"', "mode": '"htp"'},
+            "[backend] address",
+            id="remote backend beside a bad mode",
+        ),
+        pytest.param(
+            "backend",
+            {"address": '"0.0.0.0:1"', "zzz": "1"},
+            "[backend] address",
+            id="remote backend beside an unknown key",
+        ),
+        pytest.param(
+            "listener",
+            {"address": '"unix:/a"', "tls_minimum_version": "1.3"},
+            "[listener] address",
+            id="listener on a Unix socket beside a bad version",
+        ),
+    ],
+)
+def test_one_problem_of_a_table_hides_no_other(
+    table: str, keys: dict[str, str], hidden: str
+) -> None:
+    found = [problem.where for problem in problems(**{table: keys})]
+    assert len(found) == 2
+    assert hidden in found
+
+
+def test_message_names_file_table_key_and_both_values() -> None:
+    (problem,) = problems(timeouts={"handshake": "0"})
+    assert str(problem) == (
+        "sidecar.toml: [timeouts] handshake: found 0, expected a number, above 0 and at most 86400"
+    )
+
+
+def test_hint_stands_on_a_line_of_its_own() -> None:
+    (problem,) = problems(listener={"adress": '"x"'})
+    assert str(problem).endswith("\n    hint: did you mean 'address'?")
+
+
+def test_name_instead_of_an_address_reads_as_a_sentence() -> None:
+    (problem,) = problems(backend={"address": '"localhost:11434"'})
+    assert "127.0.0.1" in str(problem)
+    assert "expected 'localhost'" not in str(problem)
