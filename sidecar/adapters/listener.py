@@ -1,0 +1,171 @@
+"""The listening sockets: bind, accept, limit, hand over.
+
+Gets addresses and a handler, and calls the handler with each accepted socket. Knows neither TLS
+nor identity. Binding comes first and listening later: a port that is in use shows at start, and
+until there is an identity a peer is refused by the kernel instead of being kept waiting.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+import trio
+
+from sidecar.core.address import Address
+from sidecar.core.errors import ListenError
+
+Handler = Callable[[socket.socket, str], Awaitable[None]]
+
+log = structlog.get_logger()
+
+_BACKLOG = 1024
+_RETRY_SECONDS = 0.1
+# A peer that vanished without a word (a laptop that sleeps) is found out after this long.
+_KEEPALIVE_SECONDS = 60
+
+
+class Slots:
+    """Limits connections; a handshake takes a slot of its own kind.
+
+    Past `maximum_handshakes` the oldest handshake gives way: an honest one is done in
+    milliseconds, so what is old is slow or silent, and it cannot keep the others out.
+    """
+
+    def __init__(self, maximum: int, maximum_handshakes: int) -> None:
+        self._maximum = maximum
+        self._maximum_handshakes = maximum_handshakes
+        self._handshakes: dict[trio.CancelScope, None] = {}
+        self.connections = 0
+
+    @property
+    def room_for_handshakes(self) -> bool:
+        """Tell whether a handshake can begin without another one giving way."""
+        return len(self._handshakes) < self._maximum_handshakes
+
+    @contextmanager
+    def handshake(self) -> Iterator[trio.CancelScope]:
+        """Hold a handshake slot; the scope is cancelled when the slot is taken away."""
+        while not self.room_for_handshakes:
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            oldest.cancel()
+        with trio.CancelScope() as scope:
+            self._handshakes[scope] = None
+            try:
+                yield scope
+            finally:
+                self._handshakes.pop(scope, None)
+
+    @contextmanager
+    def connection(self) -> Iterator[bool]:
+        """Hold a connection slot; gives False when none is free."""
+        if self.connections >= self._maximum:
+            yield False
+            return
+        self.connections += 1
+        try:
+            yield True
+        finally:
+            self.connections -= 1
+
+
+def bind(addresses: Sequence[Address]) -> list[socket.socket]:
+    """Bind every address, or raise `ListenError` and bind none."""
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            sockets.append(_bind(address))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bind(address: Address) -> socket.socket:
+    family = socket.AddressFamily[address.family]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Systems differ in the default; an IPv4 address is listened on when it is asked for.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address.sockaddr)
+    except OSError as exc:
+        sock.close()
+        raise _listen_error(str(address), exc) from exc
+    return sock
+
+
+def listen(sockets: Sequence[socket.socket]) -> list[str]:
+    """Begin to listen; give the addresses, with the port that the kernel chose for port 0."""
+    addresses = []
+    for sock in sockets:
+        shown = address_text(sock.getsockname())
+        try:
+            sock.listen(_BACKLOG)
+        except OSError as exc:
+            raise _listen_error(shown, exc) from exc
+        addresses.append(shown)
+    return addresses
+
+
+async def accept_forever(sock: socket.socket, handler: Handler, connections: trio.Nursery) -> None:
+    """Accept for ever; each connection is a task of `connections` and outlives this one."""
+    while True:
+        try:
+            accepted, peer = sock.accept()
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(sock)
+            continue
+        except OSError as exc:
+            if exc.errno == errno.ECONNABORTED:  # a peer that left before it was accepted
+                await trio.lowlevel.checkpoint()
+                continue
+            log.error("cannot accept", reason=exc.strerror, retry_seconds=_RETRY_SECONDS)
+            await trio.sleep(_RETRY_SECONDS)
+            continue
+        try:
+            _tune(accepted)
+            address = address_text(peer)
+        except (OSError, TypeError):
+            # The peer has left already: macOS then refuses options, and may name no address.
+            accepted.close()
+        else:
+            connections.start_soon(handler, accepted, address)
+        await trio.lowlevel.checkpoint()
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    option = keepalive_option(socket)
+    if option is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, option, _KEEPALIVE_SECONDS)
+
+
+def keepalive_option(names: object) -> int | None:
+    """Give the option for the idle time before probes: Linux and macOS name it differently."""
+    return getattr(names, "TCP_KEEPIDLE", None) or getattr(names, "TCP_KEEPALIVE", None)
+
+
+def address_text(name: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """Give `ip:port` or `[ip]:port` of a socket name."""
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listen_error(address: str, exc: OSError) -> ListenError:
+    hints = {
+        errno.EADDRINUSE: "another process has the port; another sidecar, or the model server?",
+        errno.EADDRNOTAVAIL: "no interface of this host has the address",
+        errno.EACCES: "a port below 1024 needs privileges; use 6701, or socket activation",
+    }
+    hint = hints.get(exc.errno or 0)
+    return ListenError(f"cannot listen on {address}: {exc.strerror or exc}", hint)
