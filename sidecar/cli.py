@@ -1,0 +1,118 @@
+"""The edge: arguments in, exit codes out.
+
+0 fine, 1 failed at run time, 2 usage, 78 configuration (EX_CONFIG; units do not restart on it).
+Every message for a person goes through `_fail`: what was found, what was expected, the hint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import trio
+
+from sidecar import __version__, supervisor
+from sidecar.core.errors import ConfigError, SidecarError
+from sidecar.logs import configure_logs
+from sidecar.operations.check import Checked, check
+
+EX_CONFIG = 78
+# How long the end may wait for a reader of the log.
+_LAST_LINES_SECONDS = 2.0
+
+_config_option = click.option(
+    "--config",
+    "config_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration, sidecar.toml.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="spiffe-sidecar")
+def main() -> None:
+    """Put a loopback model server into a SPIFFE trust domain."""
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Instead of the level in the configuration.",
+)
+def run(config_file: Path, log_level: str | None) -> None:
+    """Run the daemon."""
+    checked = _checked(config_file)
+    log = configure_logs(checked.config.log.format, log_level or checked.config.log.level)
+    # The supervisor hears these signals and drains. Before it does there is nothing to drain, and
+    # when it has, a signal that comes late must not spoil a good end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    try:
+        trio.run(
+            supervisor.run, checked.config, checked.policy, checked.endpoint, checked.directory
+        )
+    except* SidecarError as group:
+        _fail(_first(group), 1)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        log.close(_LAST_LINES_SECONDS)
+
+
+@main.command("check")
+@_config_option
+def check_command(config_file: Path) -> None:
+    """Validate configuration and policy, all problems at once."""
+    checked = _checked(config_file)
+    config, policy = checked.config, checked.policy
+    wanted = config.workload_api.spiffe_id or config.workload_api.hint or "the agent's first SVID"
+    listening = ", ".join(map(str, config.listener.address))
+    click.echo(f"{config_file}: fine")
+    click.echo(f"  identity  {wanted}, from {checked.endpoint}")
+    click.echo(f"  listener  {listening}, TLS {config.listener.tls_minimum_version} or newer")
+    click.echo(f"  backend   {config.backend.address}, mode {config.backend.mode}")
+    click.echo(f"  policy    {len(policy.allow)} allow, {len(policy.deny)} deny")
+    if config.cert_files is not None:
+        click.echo(f"  files     {checked.directory / config.cert_files.directory}")
+
+
+@main.command()
+@click.option("--keep", is_flag=True, help="Leave it running and print commands to try.")
+def demo(keep: bool) -> None:
+    """Show the main job on embedded parts, in under 30 seconds."""
+    # Here and not above: a daemon has no use for the demonstration's parts.
+    from sidecar.demo.show import show  # noqa: PLC0415
+
+    try:
+        sys.exit(0 if trio.run(show, keep) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _checked(config_file: Path) -> Checked:
+    try:
+        return check(config_file, os.environ)
+    except ConfigError as exc:
+        _fail(exc, EX_CONFIG)
+
+
+def _first(group: BaseExceptionGroup[SidecarError]) -> SidecarError:
+    """Give one error of a group: faults of several tasks at once have one cause in practice."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+def _fail(error: SidecarError, code: int) -> NoReturn:
+    for line in error.message.splitlines():
+        click.echo(line if line.startswith(" ") else f"error: {line}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+    sys.exit(code)

@@ -1,0 +1,105 @@
+"""What the log looks like, and how it leaves the process: one event a line, on stderr.
+
+Not part of `cli` because it outlives a command's arguments. Control characters in values are
+escaped, so that no text from outside can begin a line of its own. Lines are written by a
+thread: a reader that stalls, a full disk or a closed pipe must cost lines and never a stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import warnings
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_MAX_LINES_WAITING = 10_000
+
+
+class LogWriter:
+    """Takes lines without ever waiting; what cannot be kept is counted, and the count is logged."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str | None] = queue.Queue(_MAX_LINES_WAITING)
+        self._lost = 0
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: str) -> None:
+        """Take one line."""
+        if threading.current_thread() is self._thread:
+            self._write_whole(line)  # the line about those that were lost
+            return
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Do nothing: the thread is not waited for."""
+
+    def close(self, seconds: float) -> None:
+        """Write what is waiting, for `seconds` at most."""
+        try:
+            self._lines.put(None, timeout=seconds)
+        except queue.Full:
+            return
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._write_whole(line)
+                if self._lost:
+                    structlog.get_logger().error("log lines lost", lines=self._lost)
+                    self._lost = 0
+            except OSError:
+                self._lost += 1
+
+    def _write_whole(self, line: str) -> None:
+        data = line.encode("utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+def configure_logs(style: str, level: str) -> LogWriter:
+    """Set up structlog for the process; `style` is "console" or "json"."""
+    renderer: structlog.types.Processor = structlog.processors.JSONRenderer()
+    if style == "console":
+        renderer = _console_line
+    # Standard error is the log: what a library warns of (a peer's odd certificate, say) is no
+    # line of it, and a peer must not be able to write one.
+    warnings.simplefilter("ignore")
+    writer = LogWriter(sys.stderr.fileno())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=writer),  # type: ignore[arg-type]
+        cache_logger_on_first_use=True,
+    )
+    return writer
+
+
+def _console_line(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    """Give `time level event key=value ...`; a traceback follows on its own lines."""
+    time, level = event.pop("timestamp"), event.pop("level")
+    words = [time, f"{level:<7}", str(event.pop("event"))]
+    trace = event.pop("exception", None)
+    words += [f"{key}={_shown(value)}" for key, value in event.items() if value is not None]
+    return " ".join(words) + (f"\n{trace}" if trace else "")
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text and text else repr(text)

@@ -1,0 +1,1240 @@
+"""The story of a rotation: what the agent says becomes what we serve with, and nothing else does.
+
+The rows of the fault table of `research/spiffe-client.md`, section 3, that are about content;
+those about transport are in `tests/adapters/test_workload_api.py`. The agent is a process of its
+own and speaks real gRPC.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import ssl
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+import trio
+import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from spiffe._proto import workload_pb2
+from trio.testing import MockClock
+
+from sidecar import rotator
+from sidecar.adapters.cert_files import CertFiles
+from sidecar.adapters.clock import read_clocks
+from sidecar.adapters.tls import RECORD_BYTES, CurrentIdentity, ServerIdentity
+from sidecar.adapters.workload_api import WorkloadApi
+from sidecar.core.address import Address, WorkloadEndpoint
+from sidecar.core.file_plan import FileModes, FilePlan
+from sidecar.core.identity_state import Clocks, IdentityState
+from sidecar.core.identity_update import SvidChoice
+from sidecar.core.spiffe_id import SpiffeId, TrustDomain
+from sidecar.core.svid import X509Svid, serial_text
+from sidecar.demo.agent import der
+from sidecar.rotator import IdentityRules, follow_agent, publish_files, watch_state
+from tests.adapters.certificates import OddAuthority, openssl_cannot_read
+from tests.adapters.deadlines import until, within
+from tests.adapters.file_processes import pair_matches, read_generation
+from tests.adapters.tls_ends import Peer, admit, refuse, tcp_ends
+from tests.ca import Authority, Issued, key_usage, rsa_key
+from tests.client import client_context
+from tests.fake_agent import AgentProcess
+
+OTHER = TrustDomain("other.org")
+GRACE = 30
+# Deadlines of tests that move the clock themselves.
+MOVED = 1e6
+Line = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def shared_agent() -> Iterator[AgentProcess]:
+    """One process for the tests that only change what it answers."""
+    with tempfile.TemporaryDirectory(prefix="sc-") as folder:
+        process = AgentProcess(Path(folder) / "agent.sock").start()
+        yield process
+        process.stop()
+
+
+@pytest.fixture
+def closing() -> Iterator[ExitStack]:
+    """Closes at the end of a test what was entered into it."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
+    """What the rotator logs, `event` and `log_level` among the fields."""
+    capture = structlog.testing.LogCapture()
+    logger = structlog.wrap_logger(
+        structlog.ReturnLogger(),
+        processors=[capture],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+    )
+    monkeypatch.setattr(rotator, "log", logger)
+    return capture.entries  # type: ignore[return-value]
+
+
+@dataclass
+class Story:
+    """What one follower of an agent made of it."""
+
+    nursery: trio.Nursery
+    lines: list[Line]
+    current: CurrentIdentity = field(default_factory=lambda: CurrentIdentity(GRACE))
+
+    def follow(self, agent: AgentProcess, choice: SvidChoice | None = None) -> None:
+        endpoint = WorkloadEndpoint(Address(None, 0, str(agent.path)))
+        rules = IdentityRules(choice or SvidChoice(), "1.3")
+        self.nursery.start_soon(follow_agent, WorkloadApi(endpoint), self.current, rules)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a change after which the condition holds."""
+        while True:
+            changed = self.current.changed
+            if condition():
+                return
+            await changed.wait()
+
+    async def until_serial(self, serial: str) -> ServerIdentity:
+        await self.until(lambda: self.serial == serial)
+        assert self.current.identity is not None
+        return self.current.identity
+
+    async def until_line(self, event: str, count: int = 1) -> Line:
+        """Wait until an event was logged so often; give the last of them."""
+        await until(lambda: len(self.said(event)) >= count, f"{count} times {event!r}")
+        return self.said(event)[count - 1]
+
+    async def until_state(self, state: IdentityState) -> None:
+        await self.until(lambda: self.state is state)
+
+    def said(self, event: str) -> list[Line]:
+        return [line for line in self.lines if line["event"] == event]
+
+    @property
+    def serial(self) -> str:
+        return self.current.identity.svid.serial if self.current.identity else ""
+
+    @property
+    def state(self) -> IdentityState:
+        return self.current.standing.state(read_clocks())
+
+    def serves(self, after: float = 0.0) -> bool:
+        """Whether a connection would be served, so many seconds from now."""
+        now = read_clocks()
+        later = Clocks(now.wall, now.monotonic + after)
+        return self.current.serving(later) is not None
+
+
+@pytest.fixture
+def story(nursery: trio.Nursery, lines: list[Line]) -> Story:
+    return Story(nursery, lines)
+
+
+# The good case.
+
+
+@within(30)
+async def test_first_update_is_what_we_serve_with(
+    story: Story, agent: AgentProcess, authority: Authority, foreign: Authority
+) -> None:
+    svid = authority.svid()
+    agent.send(svid, authority.bundle, [foreign.bundle])
+    assert (story.state, story.serves()) == (IdentityState.STARTING, False)
+    story.follow(agent)
+    identity = await story.until_serial(svid.serial)
+    assert identity.svid.chain == svid.chain
+    assert set(identity.bundles) == {authority.trust_domain, OTHER}
+    assert (story.state, story.serves()) == (IdentityState.READY, True)
+    line = story.said("identity obtained")[0]
+    assert line["log_level"] == "info"
+    assert line["spiffe_id"] == "spiffe://example.org/workload/model-server"
+    assert line["serial"] == svid.serial
+    assert line["expires"] == f"{svid.not_after:%FT%TZ}"
+    assert line["trust_domains"] == 2
+
+
+@within(30)
+async def test_next_update_replaces_it_as_a_whole(
+    story: Story, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    svids = [authority.svid() for _ in range(3)]
+    shared_agent.send(svids[0], authority.bundle)
+    story.follow(shared_agent)
+    identities = [await story.until_serial(svids[0].serial)]
+    for svid in svids[1:]:
+        shared_agent.send(svid, authority.bundle)
+        identities.append(await story.until_serial(svid.serial))
+    # Never a changed context: connections of before go on with theirs.
+    assert len({id(one.context) for one in identities}) == 3
+    assert [line["serial"] for line in story.said("identity rotated")] == [
+        svid.serial for svid in svids[1:]
+    ]
+    assert len(story.said("identity obtained")) == 1
+
+
+@within(30)
+async def test_the_same_again_is_no_rotation(
+    story: Story, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    svid = authority.svid()
+    shared_agent.send(svid, authority.bundle)
+    story.follow(shared_agent)
+    await story.until_serial(svid.serial)
+    shared_agent.send(svid, authority.bundle)
+    line = await story.until_line("identity confirmed")
+    assert line["log_level"] == "debug"
+    assert story.said("identity rotated") == []
+    assert story.state is IdentityState.READY
+
+
+@within(30)
+async def test_new_bundle_with_the_same_svid_is_a_rotation(
+    story: Story, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    svid, next_authority = authority.svid(), OddAuthority(name="next")
+    shared_agent.send(svid, authority.bundle)
+    story.follow(shared_agent)
+    before = await story.until_serial(svid.serial)
+    wider = replace(
+        authority.bundle, authorities=(authority.certificate, next_authority.certificate)
+    )
+    shared_agent.send(svid, wider)
+    await story.until_line("identity rotated")
+    assert story.current.identity is not None
+    assert story.current.identity.context is not before.context
+    assert story.current.identity.bundles[authority.trust_domain] == wider
+
+
+@within(MOVED)
+async def test_agent_that_is_silent_past_the_time_of_renewal_is_asked_again(
+    story: Story, agent: AgentProcess, authority: Authority, mock_clock: MockClock
+) -> None:
+    svid = authority.svid(not_before=timedelta(0), not_after=timedelta(hours=1))
+    agent.send(svid, authority.bundle)
+    story.follow(agent)
+    await story.until_serial(svid.serial)
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(44 * 60)
+    await trio.testing.wait_all_tasks_blocked()
+    assert agent.calls() == 1
+    mock_clock.jump(2 * 60)
+    await story.until_line("identity confirmed")
+    assert agent.calls() == 2
+    assert story.said("agent lost") == []
+    assert story.state is IdentityState.READY
+
+
+@within(30)
+async def test_following_ends_with_its_task_and_takes_the_stream_along(
+    agent: AgentProcess, authority: Authority, lines: list[Line]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        story = Story(nursery, lines)
+        story.follow(agent)
+        await story.until_state(IdentityState.READY)
+        nursery.cancel_scope.cancel()
+
+    def gone() -> bool:
+        return all(thread.name != "workload-api" for thread in threading.enumerate())
+
+    await until(gone, "the thread to end")
+
+
+# Content that is refused as a whole. Each row is a message; its second half is in the reason.
+
+
+class Draft:
+    """A good message, to be spoiled."""
+
+    def __init__(self, authority: Authority, foreign: Authority) -> None:
+        self.authority, self.foreign = authority, foreign
+        self.message = workload_pb2.X509SVIDResponse()
+        self.add(authority.sign(authority.leaf()))
+        self.message.federated_bundles["spiffe://other.org"] = der(foreign.bundle.authorities)
+
+    def add(self, issued: Issued, spiffe_id: str = "") -> Draft:
+        """One more SVID."""
+        uri = spiffe_id or _uri(issued.chain[0])
+        self.message.svids.add(
+            spiffe_id=uri,
+            x509_svid=der(issued.chain),
+            x509_svid_key=pkcs8(issued.key),
+            bundle=der(self.authority.bundle.authorities),
+        )
+        return self
+
+    def only(self, issued: Issued, spiffe_id: str = "") -> Draft:
+        """This SVID instead."""
+        self.message.ClearField("svids")
+        return self.add(issued, spiffe_id)
+
+    def leaf(self, **changes: object) -> Draft:
+        """The same SVID with one rule broken."""
+        leaf = replace(self.authority.leaf(), **changes)  # type: ignore[arg-type]
+        return self.only(self.authority.sign(leaf), "spiffe://example.org/workload/model-server")
+
+    def set(self, **fields: bytes | str) -> Draft:
+        """Other fields in the first SVID."""
+        for name, value in fields.items():
+            setattr(self.message.svids[0], name, value)
+        return self
+
+
+def _uri(leaf: x509.Certificate) -> str:
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.UniformResourceIdentifier)[0]
+
+
+def pkcs8(key: Any) -> bytes:
+    return bytes(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _encrypted_key() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+
+
+def _chain_with(draft: Draft, more: bytes) -> Draft:
+    return draft.set(x509_svid=draft.message.svids[0].x509_svid + more)
+
+
+def _not_chained(draft: Draft) -> Draft:
+    unheard = OddAuthority(name="unheard of")
+    return draft.only(unheard.sign(draft.authority.leaf()))
+
+
+def _intermediate_missing(draft: Draft) -> Draft:
+    return draft.only(draft.authority.intermediate().sign(draft.authority.leaf()))
+
+
+def _forged_by_federated(draft: Draft) -> Draft:
+    return draft.only(draft.foreign.sign(draft.authority.leaf()))
+
+
+def _second_is_bad(draft: Draft) -> Draft:
+    draft.add(draft.authority.sign(draft.authority.leaf("/workload/second")))
+    draft.message.svids[1].x509_svid = b"garbage"
+    return draft
+
+
+def _second_is_not_proven(draft: Draft) -> Draft:
+    leaf = draft.authority.leaf("/workload/second")
+    return draft.add(OddAuthority(name="unheard of").sign(leaf))
+
+
+def _first_is_bad(draft: Draft) -> Draft:
+    draft.add(draft.authority.sign(draft.authority.leaf("/workload/second")))
+    return draft.set(x509_svid_key=b"garbage")
+
+
+def _two_bundles_of_one_trust_domain(draft: Draft) -> Draft:
+    draft.add(draft.authority.sign(draft.authority.leaf("/workload/second")))
+    draft.message.svids[1].bundle += der(OddAuthority(name="another").bundle.authorities)
+    return draft
+
+
+def _swapped_keys(draft: Draft) -> Draft:
+    draft.add(draft.authority.sign(draft.authority.leaf("/workload/second")))
+    one, two = draft.message.svids
+    one.x509_svid_key, two.x509_svid_key = two.x509_svid_key, one.x509_svid_key
+    return draft
+
+
+def _authority_openssl_cannot_read(draft: Draft) -> Draft:
+    odd = openssl_cannot_read(OddAuthority())
+    return draft.set(bundle=draft.message.svids[0].bundle + odd)
+
+
+def _intermediate_openssl_cannot_read(draft: Draft) -> Draft:
+    return _chain_with(draft, openssl_cannot_read(OddAuthority()))
+
+
+EKU = ExtendedKeyUsageOID
+REFUSED = [
+    pytest.param(lambda d: d.set(x509_svid=b"garbage"), "not a DER", id="certificate is garbage"),
+    pytest.param(
+        lambda d: d.set(x509_svid=d.message.svids[0].x509_svid[:-9]),
+        "truncated DER",
+        id="certificate is truncated",
+    ),
+    pytest.param(
+        lambda d: d.set(x509_svid=b"-----BEGIN CERTIFICATE-----"), "not a DER", id="PEM, not DER"
+    ),
+    pytest.param(lambda d: d.set(x509_svid=b"\x30\x03abc"), "SVID", id="DER, no certificate"),
+    pytest.param(lambda d: _chain_with(d, b"garbage"), "not a DER", id="garbage after the leaf"),
+    pytest.param(lambda d: _chain_with(d, b"\x30\x82\xff\xff"), "truncated", id="half a second"),
+    pytest.param(lambda d: d.set(x509_svid_key=b"garbage"), "SVID", id="key is garbage"),
+    pytest.param(lambda d: d.set(x509_svid_key=_encrypted_key()), "SVID", id="key is encrypted"),
+    pytest.param(
+        lambda d: d.set(x509_svid_key=pkcs8(ec.generate_private_key(ec.SECP256R1()))),
+        "does not belong",
+        id="key of another certificate",
+    ),
+    pytest.param(
+        lambda d: d.set(x509_svid_key=pkcs8(ed25519.Ed25519PrivateKey.generate())),
+        "does not belong",
+        id="key of another kind",
+    ),
+    pytest.param(
+        lambda d: d.set(x509_svid_key=pkcs8(x25519.X25519PrivateKey.generate())),
+        "expected ECDSA",
+        id="key that cannot sign",
+    ),
+    pytest.param(_swapped_keys, "does not belong", id="keys of two SVIDs swapped"),
+    pytest.param(lambda d: d.set(bundle=b"garbage"), "not a DER", id="bundle is garbage"),
+    pytest.param(
+        lambda d: d.set(bundle=der(d.foreign.bundle.authorities)), "not proven", id="wrong bundle"
+    ),
+    pytest.param(
+        lambda d: d.set(bundle=d.message.svids[0].x509_svid),
+        "itself an authority",
+        id="the leaf as bundle",
+    ),
+    pytest.param(_authority_openssl_cannot_read, "", id="bundle that OpenSSL cannot read"),
+    pytest.param(_intermediate_openssl_cannot_read, "", id="chain that OpenSSL cannot read"),
+    pytest.param(
+        lambda d: d.set(spiffe_id=""), "mandatory field spiffe_id is empty", id="ID is empty"
+    ),
+    pytest.param(
+        lambda d: d.set(x509_svid=b""), "mandatory field chain is empty", id="chain is empty"
+    ),
+    pytest.param(
+        lambda d: d.set(x509_svid_key=b""),
+        "mandatory field private_key is empty",
+        id="key is empty",
+    ),
+    pytest.param(
+        lambda d: d.set(bundle=b""), "mandatory field bundle is empty", id="bundle is empty"
+    ),
+    pytest.param(lambda d: d.message.ClearField("svids") or d, "no SVID", id="no SVIDs"),
+    pytest.param(
+        lambda d: d.set(spiffe_id="spiffe://example.org/other"), "its certificate says", id="ID"
+    ),
+    pytest.param(
+        lambda d: d.set(spiffe_id="spiffe://other.org/workload/model-server"),
+        "SVID",
+        id="ID of another trust domain",
+    ),
+    pytest.param(
+        lambda d: d.set(spiffe_id="spiffe://example.org/workload/model-server\n"),
+        "not a SPIFFE ID",
+        id="newline after the ID",
+    ),
+    pytest.param(
+        lambda d: d.leaf(uris=("spiffe://example.org",)), "names a trust domain", id="no path"
+    ),
+    pytest.param(
+        lambda d: d.leaf(uris=d.authority.leaf().uris * 2), "2 URI names", id="two URI names"
+    ),
+    pytest.param(lambda d: d.leaf(uris=()), "0 URI names", id="no URI name"),
+    pytest.param(
+        lambda d: d.leaf(basic_constraints=x509.BasicConstraints(True, None)),
+        "cA is true",
+        id="an authority as leaf",
+    ),
+    pytest.param(lambda d: d.leaf(key_usage=None), "not proven", id="no keyUsage"),
+    pytest.param(
+        lambda d: d.leaf(key_usage_critical=False), "not proven", id="keyUsage not critical"
+    ),
+    pytest.param(
+        lambda d: d.leaf(key_usage=key_usage(key_cert_sign=True)), "keyCertSign", id="keyCertSign"
+    ),
+    pytest.param(
+        lambda d: d.leaf(extended_key_usage=(EKU.SERVER_AUTH,)),
+        "extendedKeyUsage",
+        id="serverAuth only",
+    ),
+    pytest.param(
+        lambda d: d.leaf(extended_key_usage=(EKU.CLIENT_AUTH,)),
+        "extendedKeyUsage",
+        id="clientAuth only",
+    ),
+    pytest.param(lambda d: d.leaf(key=rsa_key(1024)), "RSA key of 1024", id="RSA of 1024 bits"),
+    pytest.param(
+        lambda d: d.leaf(not_before=timedelta(hours=-2), not_after=timedelta(hours=-1)),
+        "expired at",
+        id="expired",
+    ),
+    pytest.param(
+        lambda d: d.leaf(not_before=timedelta(hours=1), not_after=timedelta(hours=2)),
+        "not valid before",
+        id="not yet valid",
+    ),
+    pytest.param(_not_chained, "not proven", id="not chained"),
+    pytest.param(_intermediate_missing, "not proven", id="intermediate is missing"),
+    pytest.param(_forged_by_federated, "not proven", id="signed by a federated authority"),
+    pytest.param(_second_is_bad, "not a DER", id="second of two is bad"),
+    pytest.param(_second_is_not_proven, "not proven", id="second of two is not chained"),
+    pytest.param(_first_is_bad, "SVID", id="first of two is bad"),
+    pytest.param(
+        _two_bundles_of_one_trust_domain, "two different bundles", id="two different bundles"
+    ),
+]
+Spoil = Callable[[Draft], Draft]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), REFUSED)
+@within(30)
+async def test_bad_update_keeps_the_identity_and_the_stream(
+    story: Story,
+    shared_agent: AgentProcess,
+    authority: Authority,
+    foreign: Authority,
+    spoil: Spoil,
+    reason: str,
+    folder: Path,
+    closing: ExitStack,
+) -> None:
+    good = authority.svid()
+    shared_agent.send(good, authority.bundle)
+    story.follow(shared_agent)
+    before = await story.until_serial(good.serial)
+    sock, wire = tcp_ends(closing)
+    context = client_context(authority, authority.sign(authority.leaf("/peer")), folder)
+    innocent = await admit(sock, before, Peer(wire, context))
+    calls = shared_agent.calls()
+    shared_agent.send_bytes(spoil(Draft(authority, foreign)).message.SerializeToString())
+    line = await story.until_line("update discarded")
+    assert reason in line["reason"]
+    assert line["log_level"] == "warning"
+    assert line["kept"] is True
+    assert story.current.identity is before
+    assert (story.state, story.serves()) == (IdentityState.READY, True)
+    # OpenSSL has one queue of errors a thread: what a parser left there would break connections.
+    assert innocent.drain(memoryview(bytearray(RECORD_BYTES))) == (0, False)
+    next_good = authority.svid()
+    shared_agent.send(next_good, authority.bundle)
+    await story.until_serial(next_good.serial)
+    assert shared_agent.calls() == calls
+    assert_no_secret(story.lines, good, next_good)
+
+
+@within(30)
+async def test_what_is_no_protobuf_keeps_the_identity_and_the_stream(
+    story: Story, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    good, next_good = authority.svid(), authority.svid()
+    shared_agent.send(good, authority.bundle)
+    story.follow(shared_agent)
+    before = await story.until_serial(good.serial)
+    calls = shared_agent.calls()
+    shared_agent.send_bytes(b"\xff" * 20)
+    line = await story.until_line("update discarded")
+    assert "no X509SVIDResponse" in line["reason"]
+    assert story.current.identity is before
+    assert story.state is IdentityState.READY
+    shared_agent.send(next_good, authority.bundle)
+    await story.until_serial(next_good.serial)
+    assert shared_agent.calls() == calls
+
+
+@within(30)
+async def test_bad_update_before_the_first_good_one_is_no_identity(
+    story: Story, shared_agent: AgentProcess, authority: Authority, foreign: Authority
+) -> None:
+    draft = Draft(authority, foreign).set(x509_svid_key=b"garbage")
+    shared_agent.send_bytes(draft.message.SerializeToString())
+    story.follow(shared_agent)
+    line = await story.until_line("update discarded")
+    assert line["kept"] is False
+    assert story.current.identity is None
+    assert (story.state, story.serves()) == (IdentityState.STARTING, False)
+    good = authority.svid()
+    shared_agent.send(good, authority.bundle)
+    await story.until_serial(good.serial)
+    assert story.state is IdentityState.READY
+
+
+# Content of which a part is left out.
+
+
+def _federated(key: str, data: bytes) -> Spoil:
+    def spoil(draft: Draft) -> Draft:
+        draft.message.federated_bundles[key] = data
+        return draft
+
+    return spoil
+
+
+LEFT_OUT = [
+    pytest.param(_federated("spiffe://bad.org", b"garbage"), "bad.org", id="garbage"),
+    pytest.param(_federated("spiffe://bad.org", b"\x30\x03abc"), "bad.org", id="no certificate"),
+    pytest.param(_federated("spiffe://bad.org", b"\x30\x82\xff\xff"), "bad.org", id="truncated"),
+    pytest.param(_federated("spiffe://bad.org/path", b""), "bad.org/path", id="key with a path"),
+    pytest.param(_federated("spiffe://Bad.org", b""), "Bad.org", id="key in upper case"),
+    pytest.param(_federated("", b""), "''", id="key is empty"),
+    pytest.param(_federated("spiffe://bad.org\n", b""), "bad.org", id="newline after the key"),
+    pytest.param(
+        _federated("spiffe://bad.org", openssl_cannot_read(OddAuthority("bad.org"))),
+        "bad.org",
+        id="OpenSSL cannot read it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "named"), LEFT_OUT)
+@within(30)
+async def test_bad_federated_bundle_costs_only_its_own_trust_domain(
+    story: Story,
+    shared_agent: AgentProcess,
+    authority: Authority,
+    foreign: Authority,
+    spoil: Spoil,
+    named: str,
+) -> None:
+    good = authority.svid()
+    shared_agent.send(good, authority.bundle)
+    story.follow(shared_agent)
+    await story.until_serial(good.serial)
+    draft = spoil(Draft(authority, foreign))
+    shared_agent.send_bytes(draft.message.SerializeToString())
+    await story.until_line("identity rotated")
+    assert story.current.identity is not None
+    assert set(story.current.identity.bundles) == {authority.trust_domain, OTHER}
+    line = story.said("update incomplete")[0]
+    assert line["log_level"] == "warning"
+    assert named in line["reason"]
+    assert story.state is IdentityState.READY
+
+
+@within(30)
+async def test_federated_bundle_cannot_replace_our_own(
+    story: Story, shared_agent: AgentProcess, authority: Authority, foreign: Authority
+) -> None:
+    draft = Draft(authority, foreign)
+    draft.message.federated_bundles["spiffe://example.org"] = der(foreign.bundle.authorities)
+    shared_agent.send_bytes(draft.message.SerializeToString())
+    story.follow(shared_agent)
+    await story.until_line("identity obtained")
+    assert story.current.identity is not None
+    assert story.current.identity.bundles[authority.trust_domain] == authority.bundle
+    assert "example.org" in story.said("update incomplete")[0]["reason"]
+
+
+@within(30)
+async def test_revocation_lists_are_ignored_and_told(
+    story: Story, shared_agent: AgentProcess, authority: Authority, foreign: Authority
+) -> None:
+    draft = Draft(authority, foreign)
+    draft.message.crl.append(b"whatever")
+    shared_agent.send_bytes(draft.message.SerializeToString())
+    story.follow(shared_agent)
+    await story.until_line("identity obtained")
+    assert "1 CRLs ignored" in story.said("update incomplete")[0]["reason"]
+
+
+@within(30)
+async def test_federated_trust_domain_is_trusted_while_it_is_in_the_update(
+    story: Story,
+    shared_agent: AgentProcess,
+    authority: Authority,
+    foreign: Authority,
+    folder: Path,
+    closing: ExitStack,
+) -> None:
+    billing = client_context(authority, foreign.sign(foreign.leaf("/billing")), folder)
+    ours = client_context(authority, authority.sign(authority.leaf("/peer")), folder)
+    svids = [authority.svid() for _ in range(3)]
+
+    def dial(context: ssl.SSLContext) -> tuple[socket.socket, Peer]:
+        sock, wire = tcp_ends(closing)
+        return sock, Peer(wire, context)
+
+    async def refused(identity: ServerIdentity) -> str:
+        return (await refuse(*_at(dial(billing), identity))).reason
+
+    shared_agent.send(svids[0], authority.bundle)
+    story.follow(shared_agent)
+    before = await story.until_serial(svids[0].serial)
+    assert "no trust bundle for trust domain other.org" in await refused(before)
+
+    shared_agent.send(svids[1], authority.bundle, [foreign.bundle])
+    added = await story.until_serial(svids[1].serial)
+    stream = await admit(*_at(dial(billing), added))
+    assert str(stream.peer) == "spiffe://other.org/billing"
+
+    shared_agent.send(svids[2], authority.bundle)
+    vanished = await story.until_serial(svids[2].serial)
+    assert "no trust bundle for trust domain other.org" in await refused(vanished)
+    assert str((await admit(*_at(dial(ours), vanished))).peer) == "spiffe://example.org/peer"
+
+
+def _at(
+    ends: tuple[socket.socket, Peer], identity: ServerIdentity
+) -> tuple[socket.socket, ServerIdentity, Peer]:
+    return ends[0], identity, ends[1]
+
+
+# Several SVIDs.
+
+
+def _id(path: str) -> SpiffeId:
+    return SpiffeId.parse(f"spiffe://example.org{path}")
+
+
+CHOICES = [
+    pytest.param(SvidChoice(), 0, id="the first by default"),
+    pytest.param(SvidChoice(_id("/b")), 1, id="by ID"),
+    pytest.param(SvidChoice(_id("/a")), 0, id="the first of an ID"),
+    pytest.param(SvidChoice(hint="internal"), 1, id="by hint, the first of several"),
+    pytest.param(SvidChoice(_id("/a"), "internal"), 2, id="by ID and hint"),
+]
+
+
+@pytest.mark.parametrize(("choice", "wanted"), CHOICES)
+@within(30)
+async def test_one_of_several_svids_is_ours(
+    story: Story, shared_agent: AgentProcess, authority: Authority, choice: SvidChoice, wanted: int
+) -> None:
+    svids = [
+        authority.svid("/a", hint="external"),
+        authority.svid("/b", hint="internal"),
+        authority.svid("/a", hint="internal"),
+    ]
+    shared_agent.send(svids, authority.bundle)
+    story.follow(shared_agent, choice)
+    identity = await story.until_serial(svids[wanted].serial)
+    assert identity.svid.leaf == svids[wanted].leaf
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        pytest.param(SvidChoice(_id("/a")), id="ID"),
+        pytest.param(SvidChoice(hint="internal"), id="hint"),
+        pytest.param(SvidChoice(_id("/a"), "internal"), id="ID and hint"),
+    ],
+)
+@within(30)
+async def test_svid_that_was_redacted_is_denied_until_it_is_back(
+    story: Story, shared_agent: AgentProcess, authority: Authority, choice: SvidChoice
+) -> None:
+    ours, other = authority.svid("/a", hint="internal"), authority.svid("/b", hint="external")
+    shared_agent.send([other, ours], authority.bundle)
+    story.follow(shared_agent, choice)
+    identity = await story.until_serial(ours.serial)
+    shared_agent.send([other], authority.bundle)
+    await story.until_state(IdentityState.DENIED)
+    line = story.said("identity denied")[0]
+    assert line["log_level"] == "error"
+    assert "the agent offers spiffe://example.org/b" in line["reason"]
+    assert story.current.identity is identity
+    assert story.serves()
+    assert story.serves(after=GRACE - 1)
+    assert not story.serves(after=GRACE)
+    renewed = authority.svid("/a", hint="internal")
+    shared_agent.send([other, renewed], authority.bundle)
+    await story.until_serial(renewed.serial)
+    assert story.state is IdentityState.READY
+    assert story.serves(after=GRACE)
+
+
+@within(30)
+async def test_svid_that_was_never_offered_is_denied(
+    story: Story, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    shared_agent.send([authority.svid("/b")], authority.bundle)
+    story.follow(shared_agent, SvidChoice(_id("/a")))
+    await story.until_state(IdentityState.DENIED)
+    assert story.current.identity is None
+    assert not story.serves()
+
+
+# States.
+
+
+@within(30)
+async def test_denial_is_a_state_at_once_and_ends_service_after_a_grace(
+    story: Story, agent: AgentProcess, authority: Authority
+) -> None:
+    story.follow(agent)
+    await story.until_state(IdentityState.READY)
+    agent.deny()
+    await story.until_state(IdentityState.DENIED)
+    denied_at = story.current.standing.denied_at
+    assert story.serves(after=GRACE - 1)
+    assert not story.serves(after=GRACE)
+    # It is asked again and again, told once, and the grace is not counted anew.
+    await until(lambda: agent.calls() >= 4, "more calls")
+    await story.until_state(IdentityState.DENIED)
+    assert story.current.standing.denied_at == denied_at
+    assert len(story.said("identity denied")) == 1
+    assert "registration entry" in story.said("identity denied")[0]["hint"]
+    granted = authority.svid()
+    agent.send(granted, authority.bundle)
+    await story.until_serial(granted.serial)
+    assert story.state is IdentityState.READY
+    assert story.serves(after=10 * GRACE)
+
+
+@within(30)
+async def test_denial_before_any_identity_serves_nobody(
+    story: Story, shared_agent: AgentProcess
+) -> None:
+    shared_agent.deny()
+    story.follow(shared_agent)
+    await story.until_state(IdentityState.DENIED)
+    assert not story.serves()
+
+
+@within(30)
+async def test_denied_stays_denied_while_the_agent_is_away(
+    story: Story, agent: AgentProcess, authority: Authority
+) -> None:
+    story.follow(agent)
+    await story.until_state(IdentityState.READY)
+    agent.deny()
+    await story.until_state(IdentityState.DENIED)
+    denied_at = story.current.standing.denied_at
+    await trio.to_thread.run_sync(agent.kill)
+    await trio.testing.wait_all_tasks_blocked(0.2)
+    assert story.state is IdentityState.DENIED
+    assert story.current.standing.denied_at == denied_at
+    assert not story.serves(after=GRACE)
+    granted = authority.svid()
+    agent.send(granted, authority.bundle)
+    await trio.to_thread.run_sync(agent.start)
+    await story.until_state(IdentityState.READY)
+    assert story.serial == granted.serial
+
+
+@within(30)
+async def test_denied_stays_denied_when_an_update_is_bad(story: Story, agent: AgentProcess) -> None:
+    story.follow(agent)
+    await story.until_state(IdentityState.READY)
+    agent.deny()
+    await story.until_state(IdentityState.DENIED)
+    agent.send_bytes(b"\xff" * 20)
+    await story.until_line("update discarded")
+    assert story.state is IdentityState.DENIED
+    assert not story.serves(after=GRACE)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+@within(60)
+async def test_lost_agent_is_a_state_in_which_we_serve_on(
+    story: Story, agent: AgentProcess, authority: Authority, how: str
+) -> None:
+    story.follow(agent)
+    await story.until_state(IdentityState.READY)
+    identity = story.current.identity
+    await trio.to_thread.run_sync(getattr(agent, how))
+    await story.until_state(IdentityState.AGENT_LOST)
+    assert story.current.identity is identity
+    assert story.serves(after=10 * GRACE)
+    line = story.said("agent lost")[0]
+    assert line["log_level"] == "warning"
+    assert line["serving"] is True
+    back = authority.svid()
+    agent.send(back, authority.bundle)
+    await trio.to_thread.run_sync(agent.start)
+    await story.until_serial(back.serial)
+    assert story.state is IdentityState.READY
+    assert len(story.said("agent lost")) == 1
+
+
+@within(30)
+async def test_agent_that_fails_again_and_again_is_told_once(
+    story: Story, agent: AgentProcess
+) -> None:
+    story.follow(agent)
+    await story.until_state(IdentityState.READY)
+    agent.fail(grpc.StatusCode.UNAVAILABLE, "try later")
+    await story.until_state(IdentityState.AGENT_LOST)
+    await until(lambda: agent.calls() >= 4, "more calls")
+    assert [line["reason"] for line in story.said("agent lost")] == ["UNAVAILABLE: try later"]
+
+
+@within(30)
+async def test_agent_that_is_no_agent_is_an_error_for_a_person(
+    story: Story, agent: AgentProcess
+) -> None:
+    agent.fail(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+    story.follow(agent)
+    line = await story.until_line("agent lost")
+    assert line["log_level"] == "error"
+    assert line["serving"] is False
+    assert story.state is IdentityState.STARTING
+
+
+@within(60)
+async def test_service_ends_when_the_svid_does_and_begins_again_with_the_next(
+    story: Story, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    short = authority.svid(not_after=timedelta(seconds=2))
+    shared_agent.send(short, authority.bundle)
+    story.nursery.start_soon(watch_state, story.current)
+    story.follow(shared_agent)
+    await story.until_serial(short.serial)
+    assert story.serves()
+    await until(lambda: not story.serves(), "the SVID to expire")
+    assert datetime.now(UTC) >= short.not_after
+    assert story.state is IdentityState.EXPIRED
+    # Told though nothing came from the agent.
+    await until(lambda: len(story.said("state changed")) == 2, "a line")
+    line = story.said("state changed")[1]
+    assert (line["state"], line["before"]) == ("expired", "ready")
+    assert line["serving"] is False
+    assert line["log_level"] == "warning"
+    # The agent sends the expired one once more: no way back.
+    shared_agent.send(short, authority.bundle)
+    await story.until_line("update discarded")
+    assert not story.serves()
+    fresh = authority.svid()
+    shared_agent.send(fresh, authority.bundle)
+    await story.until_serial(fresh.serial)
+    assert (story.state, story.serves()) == (IdentityState.READY, True)
+
+
+@within(60)
+async def test_lost_agent_is_served_without_only_until_the_svid_expires(
+    story: Story, agent: AgentProcess, authority: Authority
+) -> None:
+    agent.send(authority.svid(not_after=timedelta(seconds=2)), authority.bundle)
+    story.follow(agent)
+    await story.until_state(IdentityState.READY)
+    await trio.to_thread.run_sync(agent.kill)
+    await story.until_state(IdentityState.AGENT_LOST)
+    assert story.serves()
+    await until(lambda: story.state is IdentityState.EXPIRED, "the SVID to expire")
+    assert not story.serves()
+
+
+@within(60)
+async def test_every_change_of_state_is_told_once(
+    story: Story, agent: AgentProcess, authority: Authority
+) -> None:
+    story.current.denied_grace_seconds = 0.2
+    story.nursery.start_soon(watch_state, story.current)
+    story.follow(agent)
+
+    async def told(count: int) -> None:
+        await until(lambda: len(story.said("state changed")) >= count, f"{count} lines")
+
+    await told(1)
+    agent.send(authority.svid(), authority.bundle)
+    await story.until_line("identity rotated")
+    await trio.to_thread.run_sync(agent.kill)
+    await told(2)
+    agent.send(authority.svid(), authority.bundle)
+    await trio.to_thread.run_sync(agent.start)
+    await told(3)
+    agent.deny()
+    await told(5)  # denied, and then the grace is over
+    agent.send(authority.svid(), authority.bundle)
+    await told(6)
+    changes = [(line["state"], line["serving"]) for line in story.said("state changed")]
+    assert changes == [
+        ("ready", True),
+        ("agent_lost", True),
+        ("ready", True),
+        ("denied", True),
+        ("denied", False),
+        ("ready", True),
+    ]
+
+
+# Files.
+
+
+@dataclass
+class Disk:
+    """The published files of a test."""
+
+    directory: Path
+    story: Story
+
+    def start(self) -> None:
+        files = CertFiles(self.directory)
+        self.story.nursery.start_soon(publish_files, files, FileModes(), self.story.current)
+
+    def serial(self) -> str:
+        """Of the published certificate, empty when there is none."""
+        try:
+            pem = (self.directory / "svid.pem").read_bytes()
+        except OSError:
+            return ""
+        return serial_text(x509.load_pem_x509_certificates(pem)[0])
+
+    async def until_serial(self, serial: str) -> None:
+        await until(lambda: self.serial() == serial, f"{serial} on disk")
+        assert pair_matches(*read_generation(self.directory))
+
+
+@pytest.fixture
+def disk(tmp_path: Path, story: Story) -> Disk:
+    return Disk(tmp_path / "certs", story)
+
+
+@within(30)
+async def test_every_rotation_is_published(
+    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    disk.start()
+    svids = [authority.svid() for _ in range(4)]
+    shared_agent.send(svids[0], authority.bundle)
+    story.follow(shared_agent)
+    for svid in svids:
+        shared_agent.send(svid, authority.bundle)
+        await disk.until_serial(svid.serial)
+    await until(lambda: len(story.said("certificate files published")) == 4, "the lines")
+    last = story.said("certificate files published")[-1]
+    assert last["serial"] == svids[-1].serial
+    assert last["generation"] == os.readlink(disk.directory / "current")
+
+
+@within(30)
+async def test_confirmed_identity_is_not_written_again(
+    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    disk.start()
+    svid, next_svid = authority.svid(), authority.svid()
+    shared_agent.send(svid, authority.bundle)
+    story.follow(shared_agent)
+    await disk.until_serial(svid.serial)
+    shared_agent.send(svid, authority.bundle)
+    await story.until_line("identity confirmed")
+    shared_agent.send(next_svid, authority.bundle)
+    await disk.until_serial(next_svid.serial)
+    assert os.readlink(disk.directory / "current") == "generation-2"
+
+
+class CountedFiles(CertFiles):
+    """Counts how often it was asked to publish."""
+
+    asked = 0
+
+    def publish(self, plan: FilePlan) -> str | None:
+        self.asked += 1
+        return super().publish(plan)
+
+
+@within(30)
+async def test_disk_is_looked_at_once_for_each_identity(
+    story: Story, disk: Disk, agent: AgentProcess, authority: Authority
+) -> None:
+    files = CountedFiles(disk.directory)
+    story.nursery.start_soon(publish_files, files, FileModes(), story.current)
+    story.follow(agent)
+    await disk.until_serial((await _first(story)).svid.serial)
+    agent.deny()
+    await story.until_state(IdentityState.DENIED)
+    await until(lambda: agent.calls() >= 3, "more calls")
+    svid = authority.svid()
+    agent.send(svid, authority.bundle)
+    await disk.until_serial(svid.serial)
+    await until(lambda: len(story.said("certificate files published")) == 2, "two lines")
+    assert files.asked == 2
+
+
+async def _first(story: Story) -> ServerIdentity:
+    await story.until_state(IdentityState.READY)
+    assert story.current.identity is not None
+    return story.current.identity
+
+
+@within(30)
+async def test_bad_update_does_not_touch_the_files(
+    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    disk.start()
+    svid, next_svid = authority.svid(), authority.svid()
+    shared_agent.send(svid, authority.bundle)
+    story.follow(shared_agent)
+    await disk.until_serial(svid.serial)
+    shared_agent.send_bytes(b"\xff" * 20)
+    await story.until_line("update discarded")
+    shared_agent.send(next_svid, authority.bundle)
+    await disk.until_serial(next_svid.serial)
+    assert os.readlink(disk.directory / "current") == "generation-2"
+
+
+@within(60)
+async def test_disk_that_refuses_keeps_the_published_files_and_gets_the_newest_later(
+    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    disk.start()
+    svids = [authority.svid() for _ in range(4)]
+    shared_agent.send(svids[0], authority.bundle)
+    story.follow(shared_agent)
+    await disk.until_serial(svids[0].serial)
+    disk.directory.chmod(0o777)  # refused: somebody else could replace our files
+    for number, svid in enumerate(svids[1:], 1):
+        shared_agent.send(svid, authority.bundle)
+        # The swap does not wait for the disk.
+        await story.until_serial(svid.serial)
+        await story.until_line("certificate files not published", number)
+    assert disk.serial() == svids[0].serial
+    assert pair_matches(*read_generation(disk.directory))
+    line = story.said("certificate files not published")[0]
+    assert line["log_level"] == "error"
+    assert "others cannot write" in line["reason"]
+    assert line["hint"]
+    assert 0 < line["retry_seconds"] <= 1
+    disk.directory.chmod(0o755)
+    await disk.until_serial(svids[-1].serial)
+    # Those in between were never written.
+    assert os.readlink(disk.directory / "current") == "generation-2"
+
+
+@within(60)
+async def test_disk_is_tried_again_though_the_agent_says_nothing(
+    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    disk.directory.write_bytes(b"a file where the folder should be")
+    disk.start()
+    svid = authority.svid()
+    shared_agent.send(svid, authority.bundle)
+    story.follow(shared_agent)
+    await until(lambda: bool(story.said("certificate files not published")), "a failure")
+    assert story.serves()
+    disk.directory.unlink()
+    await disk.until_serial(svid.serial)
+
+
+@pytest.fixture
+def hanging(disk: Disk) -> Iterator[Callable[[], None]]:
+    """A disk that hangs on reading; gives what lets it go on.
+
+    The published certificate is a FIFO: who opens it waits until somebody writes to it.
+    """
+    generation = disk.directory / "generation-1"
+    generation.mkdir(parents=True)
+    os.mkfifo(generation / "svid.pem")
+    (generation / "svid.pem").chmod(0o644)
+    (disk.directory / "current").symlink_to("generation-1")
+
+    def let_go() -> None:
+        if (generation / "svid.pem").exists():
+            os.close(os.open(generation / "svid.pem", os.O_RDWR | os.O_NONBLOCK))
+
+    yield let_go
+    let_go()
+
+
+@within(60)
+async def test_swap_does_not_wait_for_a_disk_that_hangs(
+    story: Story,
+    disk: Disk,
+    hanging: Callable[[], None],
+    shared_agent: AgentProcess,
+    authority: Authority,
+) -> None:
+    disk.start()
+    svids = [authority.svid() for _ in range(3)]
+    shared_agent.send(svids[0], authority.bundle)
+    story.follow(shared_agent)
+    for svid in svids:
+        shared_agent.send(svid, authority.bundle)
+        await story.until_serial(svid.serial)
+        assert story.serves()
+    assert story.said("certificate files published") == []
+    hanging()
+    await disk.until_serial(svids[-1].serial)
+
+
+@within(60)
+async def test_disk_that_hangs_does_not_hold_up_the_exit(
+    disk: Disk,
+    hanging: Callable[[], None],
+    shared_agent: AgentProcess,
+    authority: Authority,
+    lines: list[Line],
+) -> None:
+    svid = authority.svid()
+    shared_agent.send(svid, authority.bundle)
+    async with trio.open_nursery() as nursery:
+        story = disk.story = Story(nursery, lines)
+        disk.start()
+        story.follow(shared_agent)
+        await story.until_serial(svid.serial)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+    assert story.said("certificate files published") == []
+
+
+# Secrets.
+
+
+def assert_no_secret(lines: list[Line], *svids: X509Svid) -> None:
+    """No line holds a key or a PEM body, in any spelling that a log would show."""
+    shown = json.dumps(lines, default=repr) + repr(lines)
+    for word in ("PRIVATE KEY", "BEGIN CERTIFICATE", "-----"):
+        assert word not in shown
+    for svid in svids:
+        key = pkcs8(svid.private_key)
+        assert isinstance(svid.private_key, ec.EllipticCurvePrivateKey)
+        number = svid.private_key.private_numbers().private_value
+        secrets = [
+            base64.b64encode(key).decode()[20:60],
+            key.hex()[40:80],
+            repr(key[30:60])[2:-1],
+            str(number),
+            f"{number:x}",
+            base64.b64encode(der(svid.chain)).decode()[:60],
+        ]
+        for secret in secrets:
+            assert secret not in shown
+
+
+@within(60)
+async def test_no_line_of_a_full_story_holds_a_secret(
+    story: Story,
+    disk: Disk,
+    shared_agent: AgentProcess,
+    authority: Authority,
+    foreign: Authority,
+) -> None:
+    disk.start()
+    story.nursery.start_soon(watch_state, story.current)
+    svids = [authority.svid() for _ in range(3)]
+    shared_agent.send(svids[0], authority.bundle)
+    story.follow(shared_agent)
+    await disk.until_serial(svids[0].serial)
+    # Fields in each other's places: what a parser quotes must not be a key.
+    key = pkcs8(svids[1].private_key)
+    for count, fields in enumerate(
+        (
+            {"x509_svid": key},
+            {"bundle": key},
+            {"x509_svid_key": key + b"x"},
+            {"x509_svid": der(svids[1].chain)},
+        ),
+        1,
+    ):
+        draft = Draft(authority, foreign).set(**fields)
+        shared_agent.send_bytes(draft.message.SerializeToString())
+        await story.until_line("update discarded", count)
+    draft = Draft(authority, foreign)
+    draft.message.federated_bundles["spiffe://bad.org"] = key
+    shared_agent.send_bytes(draft.message.SerializeToString())
+    await until(lambda: bool(story.said("update incomplete")), "a line")
+    shared_agent.deny()
+    await story.until_state(IdentityState.DENIED)
+    shared_agent.send(svids[2], authority.bundle)
+    await disk.until_serial(svids[2].serial)
+    assert len({line["event"] for line in story.lines}) >= 7
+    assert_no_secret(story.lines, *svids)
+    assert_no_secret([{"repr": repr(story.current)}], *svids)
