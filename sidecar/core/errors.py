@@ -46,3 +46,15 @@ class InvalidSpiffeIdError(SidecarError):
     def __init__(self, text: str, reason: str) -> None:
         super().__init__(f"not a SPIFFE ID: {text[:256]!r}: {reason}")
         self.reason = reason
+
+
+class HttpError(SidecarError):
+    """The peer's: a request that is refused for its form; `status` and `code` go into the answer.
+
+    What policy refuses is a decision and no error.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code

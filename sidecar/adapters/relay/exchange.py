@@ -1,0 +1,153 @@
+"""Mode `http`: one admitted request and its answer, through the gate.
+
+All bytes of the peer go into `HttpGate` and only what comes out of it goes to the backend, and
+the other way round. A peer that leaves is noticed at once and ends it: an answer that nobody
+reads costs the model server its time.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from sidecar.adapters.relay.pair import (
+    BUFFER,
+    READ,
+    WRITE,
+    BrokenError,
+    Pair,
+    PeerStream,
+    Traffic,
+    Turn,
+    peer_broke,
+)
+from sidecar.core.errors import BackendError
+from sidecar.core.http_gate import HttpGate
+
+
+class PeerLeftError(Exception):
+    """The peer is gone before it had its answer."""
+
+
+class SilenceError(Exception):
+    """No byte has moved for too long."""
+
+
+class ExchangeBrokenError(BackendError):
+    """The backend broke the connection before its answer was complete."""
+
+
+class Exchange(Pair):
+    """One request and its answer."""
+
+    __slots__ = ("_backend_is_lost", "_gate")
+
+    def __init__(
+        self,
+        turn: Turn,
+        peer: PeerStream,
+        backend: socket.socket,
+        gate: HttpGate,
+        traffic: Traffic,
+    ) -> None:
+        super().__init__(turn, peer, backend, traffic)
+        self._gate = gate
+        self._backend_is_lost = False
+
+    def begin(self, to_backend: bytes, to_peer: bytes) -> None:
+        """Send what goes first: the request's head, and the word to continue."""
+        try:
+            self._forward(memoryview(to_backend))
+            self._answer(memoryview(to_peer))
+        except BrokenError as exc:
+            self._traffic.end = str(exc)
+            raise _who_broke(exc) from exc
+        self.watch()
+
+    def give_up(self, seconds: float) -> None:
+        """End it: no byte has moved for so long."""
+        self.reset_backend()
+        self.finish(f"no byte for {seconds:g} s", SilenceError(f"no byte for {seconds:g} s"))
+
+    def _settle(self) -> None:
+        if self._gate.response_is_complete and self._to_peer is None:
+            self.finish("answered")
+        else:
+            self.watch()
+
+    def _break(self, error: BrokenError) -> None:
+        self.reset_backend()
+        self.finish(str(error), _who_broke(error))
+
+    def _peer_is_ready(self, events: int) -> None:
+        if events & WRITE and self._to_peer is not None:
+            sent = self._send_to_peer(self._to_peer)
+            self._to_peer = self._to_peer[sent:] or None
+        if events & READ or self._peer_read_wants_write:
+            self._read_peer()
+
+    def _backend_is_ready(self, events: int) -> None:
+        if events & WRITE and self._to_backend is not None:
+            sent = self._send_to_backend(self._to_backend)
+            self._to_backend = self._to_backend[sent:] or None
+        if events & READ and self._to_peer is None and not self._gate.response_is_complete:
+            self._read_backend()
+
+    def _read_peer(self) -> None:
+        if self._to_backend is not None or not self._gate.wants_bytes:
+            return
+        try:
+            read = self._drain_peer()
+        except EOFError as exc:
+            raise peer_broke(exc) from exc
+        if read is None:
+            return
+        count, ended = read
+        if count:
+            self._forward(memoryview(self._gate.receive(BUFFER[:count])))
+        if ended:
+            raise BrokenError("peer: closed", is_peers=True)
+
+    def _read_backend(self) -> None:
+        count = self._read_from_backend()
+        if count is None:
+            return
+        answer = self._gate.answer(BUFFER[:count]) if count else self._gate.backend_ended()
+        self._answer(memoryview(answer))
+
+    def _forward(self, data: memoryview) -> None:
+        """Send to the backend, and keep what does not fit."""
+        if not data or self._backend_is_lost:
+            return
+        sent = self._send_to_backend(data)
+        if sent < len(data):
+            self._to_backend = memoryview(bytes(data[sent:]))
+
+    def _answer(self, data: memoryview) -> None:
+        """Send to the peer, and keep what does not fit."""
+        sent = self._send_to_peer(data) if data else 0
+        if sent < len(data):
+            self._to_peer = memoryview(bytes(data[sent:]))
+
+    def _lose_backend(self, exc: OSError) -> None:
+        # It may have answered before it left, as a server does that refuses a body: what it said
+        # is still to be read. What the peer goes on to send is for nobody.
+        self._backend_is_lost = True
+        self._to_backend = None
+
+    def _wanted(self) -> tuple[int, int]:
+        deaf = (
+            self._to_backend is not None
+            or self._peer_read_wants_write
+            or not self._gate.wants_bytes
+        )
+        peer = 0 if deaf else READ
+        if self._to_peer is not None or self._peer_read_wants_write:
+            peer |= WRITE
+        backend = 0 if self._to_peer is not None else READ
+        if self._to_backend is not None:
+            backend |= WRITE
+        return peer, backend
+
+
+def _who_broke(error: BrokenError) -> Exception:
+    return PeerLeftError(str(error)) if error.is_peers else ExchangeBrokenError(str(error))

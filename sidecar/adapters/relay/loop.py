@@ -1,0 +1,92 @@
+"""One selector for all connections, and the one task that waits for it.
+
+A connection's task registers its two sockets and sleeps; here they are served by plain calls,
+and the call that finishes a connection wakes its task.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from collections.abc import Callable
+
+import trio
+
+from sidecar.adapters.relay.exchange import Exchange
+from sidecar.adapters.relay.pair import Pair, PeerStream, Traffic, Turn
+from sidecar.adapters.relay.stream import Stream
+from sidecar.core.http_gate import HttpGate
+
+# Rounds of the selector before other tasks (handshakes, the agent) get their turn.
+_ROUNDS = 8
+# Silence is looked for this often within its limit, for all connections together.
+_SWEEPS = 16
+
+
+class Relay:
+    """Moves the bytes of all connections; `run` is the one task that does it."""
+
+    def __init__(self, silence_seconds: float) -> None:
+        self._silence_seconds = silence_seconds
+        self._turn = Turn(selectors.DefaultSelector())
+        self._pairs: set[Pair] = set()
+
+    async def run(self) -> None:
+        """Serve every connection until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_silent_ones)
+            # Only epoll and kqueue, the defaults of Linux and macOS, have a descriptor to wait on.
+            descriptor = self._turn.selector.fileno()  # type: ignore[attr-defined]
+            while True:
+                await trio.lowlevel.wait_readable(descriptor)
+                self._move()
+
+    def _move(self) -> None:
+        self._turn.now = trio.current_time()
+        for _ in range(_ROUNDS):
+            ready = self._turn.selector.select(0)
+            if not ready:
+                return
+            for key, events in ready:
+                pair, is_peer = key.data
+                pair.handle(events, is_peer)
+
+    async def _end_silent_ones(self) -> None:
+        while True:
+            await trio.sleep(self._silence_seconds / _SWEEPS)
+            oldest = trio.current_time() - self._silence_seconds
+            for pair in [one for one in self._pairs if one.moved <= oldest]:
+                pair.give_up(self._silence_seconds)
+
+    async def relay(self, peer: PeerStream, backend: socket.socket, traffic: Traffic) -> None:
+        """Move bytes until both sides have ended, one breaks, or none moves for too long."""
+        self._turn.now = trio.current_time()
+        stream = Stream(self._turn, peer, backend, traffic)
+        await self._serve(stream, stream.watch)
+
+    async def exchange(
+        self,
+        peer: PeerStream,
+        backend: socket.socket,
+        gate: HttpGate,
+        begin: tuple[bytes, bytes],
+        traffic: Traffic,
+    ) -> None:
+        """Move one admitted request and its answer through `gate`, until the answer is given.
+
+        `begin` is what goes first: to the backend, and to the peer. Raises the gate's verdicts,
+        `PeerLeftError`, `SilenceError`, and `ExchangeBrokenError` when the backend breaks.
+        """
+        self._turn.now = trio.current_time()
+        exchange = Exchange(self._turn, peer, backend, gate, traffic)
+        await self._serve(exchange, lambda: exchange.begin(*begin))
+
+    async def _serve(self, pair: Pair, begin: Callable[[], None]) -> None:
+        self._pairs.add(pair)
+        try:
+            begin()
+            await trio.lowlevel.wait_task_rescheduled(pair.abort)
+        finally:
+            # Before the caller closes the sockets: their numbers will be used again.
+            pair.stop_watching()
+            self._pairs.discard(pair)

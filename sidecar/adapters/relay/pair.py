@@ -1,0 +1,236 @@
+"""Two sockets and what waits to be written to each: the base of a stream and of an exchange.
+
+Its methods are plain calls that never wait; the loop makes them when a socket is ready. Not part
+of the loop because it holds one connection, where the loop holds them all.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import struct
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import outcome
+import trio
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+# One buffer for the whole process: it is filled and emptied within one call, and a buffer per
+# connection and direction would cost half a MiB each. What could not be sent at once is copied.
+BUFFER = memoryview(bytearray(256 * 1024))
+_RESET = struct.pack("ii", 1, 0)
+
+
+class PeerStream(Protocol):
+    """The encrypted side, as `tls.TlsStream` is: nothing of it waits."""
+
+    @property
+    def sock(self) -> socket.socket:
+        """What to wait on."""
+
+    def drain(self, buffer: memoryview) -> tuple[int, bool]:
+        """Read what is there; count, and whether that was the end; raises as `TlsStream`."""
+
+    def send(self, data: memoryview | bytes) -> int:
+        """Send what fits; count."""
+
+    def send_end(self) -> bool:
+        """End our direction; False when the socket is full."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes moved, as seen from here, and why it ended."""
+
+    received: int = 0  # from the peer, to the backend
+    sent: int = 0  # from the backend, to the peer
+    end: str = "cut: shutting down"
+    backend_broke: bool = False
+    first_sent_at: float = field(default=0.0, compare=False)  # on trio's clock; 0: not yet
+
+
+@dataclass(slots=True)
+class Turn:
+    """What all connections share: the selector, and the time that this round began."""
+
+    selector: selectors.BaseSelector
+    now: float = 0.0
+
+
+class BrokenError(Exception):
+    """One end is gone; the text says which and why."""
+
+    def __init__(self, text: str, *, is_peers: bool) -> None:
+        super().__init__(text)
+        self.is_peers = is_peers
+
+
+def peer_broke(exc: Exception) -> BrokenError:
+    """Give the error for a peer that is gone."""
+    return BrokenError(f"peer: {exc}", is_peers=True)
+
+
+class Pair(ABC):
+    """One connection's two sides: what waits to be written, and what is watched for."""
+
+    __slots__ = (
+        "_backend",
+        "_backend_events",
+        "_finished",
+        "_peer",
+        "_peer_events",
+        "_peer_read_wants_write",
+        "_task",
+        "_to_backend",
+        "_to_peer",
+        "_traffic",
+        "_turn",
+        "moved",
+    )
+
+    def __init__(
+        self, turn: Turn, peer: PeerStream, backend: socket.socket, traffic: Traffic
+    ) -> None:
+        self._turn, self._traffic = turn, traffic
+        self._peer, self._backend = peer, backend
+        self._to_backend: memoryview | None = None
+        # What waits for the peer; empty means that all is sent but our close_notify.
+        self._to_peer: memoryview | None = None
+        self._peer_read_wants_write = self._finished = False
+        self._peer_events = self._backend_events = 0
+        self._task = trio.lowlevel.current_task()
+        self.moved = turn.now
+
+    @abstractmethod
+    def give_up(self, seconds: float) -> None:
+        """End it: no byte has moved for so long."""
+
+    @abstractmethod
+    def _peer_is_ready(self, events: int) -> None: ...
+
+    @abstractmethod
+    def _backend_is_ready(self, events: int) -> None: ...
+
+    @abstractmethod
+    def _settle(self) -> None:
+        """Finish, or watch for what comes next."""
+
+    @abstractmethod
+    def _wanted(self) -> tuple[int, int]:
+        """Give what to watch for, at the peer and at the backend."""
+
+    @abstractmethod
+    def _break(self, error: BrokenError) -> None:
+        """Finish because one end is gone."""
+
+    def handle(self, events: int, is_peer: bool) -> None:
+        """Move what can be moved now that one side is ready."""
+        if self._finished:
+            return  # by an earlier event of the same batch
+        try:
+            if is_peer:
+                self._peer_is_ready(events)
+            else:
+                self._backend_is_ready(events)
+            self._settle()
+        except BrokenError as exc:
+            self._break(exc)
+        except Exception as exc:
+            self.reset_backend()
+            self.finish("failed", exc)
+
+    def finish(self, end: str, error: Exception | None = None) -> None:
+        """Wake the connection's task; nothing is moved any more."""
+        if self._finished:
+            return
+        self._traffic.end = end
+        self.stop_watching()
+        result = outcome.Error(error) if error else outcome.Value(None)
+        trio.lowlevel.reschedule(self._task, result)
+
+    def abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        """Hear of the task's cancellation: from now on nobody else may wake it."""
+        self.stop_watching()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def reset_backend(self) -> None:
+        """Let the backend see a reset, where TCP would say FIN: what was cut is not complete."""
+        with suppress(OSError):  # macOS refuses options on a connection that is gone
+            self._backend.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    def watch(self) -> None:
+        """Watch for what there is room for: a full side stops the reading of the other."""
+        peer, backend = self._wanted()
+        if peer != self._peer_events:
+            self._peer_events = self._set_events(self._peer.sock, self._peer_events, peer, True)
+        if backend != self._backend_events:
+            self._backend_events = self._set_events(
+                self._backend, self._backend_events, backend, False
+            )
+
+    def stop_watching(self) -> None:
+        """Take both sockets from the selector."""
+        self._finished = True
+        self._peer_events = self._set_events(self._peer.sock, self._peer_events, 0, True)
+        self._backend_events = self._set_events(self._backend, self._backend_events, 0, False)
+
+    def _set_events(self, sock: socket.socket, before: int, after: int, is_peer: bool) -> int:
+        if before and after:
+            self._turn.selector.modify(sock, after, (self, is_peer))
+        elif after:
+            self._turn.selector.register(sock, after, (self, is_peer))
+        elif before:
+            self._turn.selector.unregister(sock)
+        return after
+
+    def _drain_peer(self) -> tuple[int, bool] | None:
+        """Read what the peer has sent into `BUFFER`; None when reading has to write first."""
+        self._peer_read_wants_write = False
+        try:
+            return self._peer.drain(BUFFER)
+        except BlockingIOError:
+            # A key update while the peer does not read.
+            self._peer_read_wants_write = True
+            return None
+        except ConnectionError as exc:
+            raise peer_broke(exc) from exc
+
+    def _read_from_backend(self) -> int | None:
+        """Read what the backend has sent into `BUFFER`; None when it was nothing yet."""
+        try:
+            return self._backend.recv_into(BUFFER)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise BrokenError(f"backend: {exc.strerror}", is_peers=False) from exc
+
+    def _send_to_peer(self, data: memoryview) -> int:
+        try:
+            sent = self._peer.send(data)
+        except ConnectionError as exc:
+            raise peer_broke(exc) from exc
+        if sent:
+            self.moved = self._turn.now
+            self._traffic.sent += sent
+            if not self._traffic.first_sent_at:
+                self._traffic.first_sent_at = self._turn.now
+        return sent
+
+    def _send_to_backend(self, data: memoryview) -> int:
+        try:
+            sent = self._backend.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            self._lose_backend(exc)
+            return len(data)
+        self.moved = self._turn.now
+        self._traffic.received += sent
+        return sent
+
+    @abstractmethod
+    def _lose_backend(self, exc: OSError) -> None:
+        """Deliver nothing more to a backend that has gone."""

@@ -1,0 +1,132 @@
+"""Mode `stream`: bytes both ways until both sides have ended; half-close is kept both ways.
+
+Never looks into what it moves.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from sidecar.adapters.relay.pair import (
+    BUFFER,
+    READ,
+    WRITE,
+    BrokenError,
+    Pair,
+    PeerStream,
+    Traffic,
+    Turn,
+    peer_broke,
+)
+
+
+class Stream(Pair):
+    """One connection of mode `stream`."""
+
+    __slots__ = ("_backend_is_broken", "_half_closed", "_received_end", "_sent_end")
+
+    def __init__(
+        self, turn: Turn, peer: PeerStream, backend: socket.socket, traffic: Traffic
+    ) -> None:
+        super().__init__(turn, peer, backend, traffic)
+        self._received_end = self._half_closed = self._sent_end = False
+        self._backend_is_broken = ""
+
+    def give_up(self, seconds: float) -> None:
+        """End it: no byte has moved for so long."""
+        self.finish(f"no byte for {seconds:g} s")
+
+    def _settle(self) -> None:
+        if self._half_closed and self._sent_end:
+            self.finish("closed")
+        else:
+            self.watch()
+
+    def _break(self, error: BrokenError) -> None:
+        # What was cut short must not look complete: the peer gets no close_notify.
+        self.reset_backend()
+        self.finish(str(error))
+
+    def _peer_is_ready(self, events: int) -> None:
+        if events & WRITE and self._to_peer is not None:
+            self._flush_to_peer()
+        if events & READ or self._peer_read_wants_write:
+            self._read_peer()
+
+    def _backend_is_ready(self, events: int) -> None:
+        if events & WRITE and self._to_backend is not None:
+            sent = self._send_to_backend(self._to_backend)
+            self._to_backend = self._to_backend[sent:] or None
+            self._end_backend_if_due()
+        if events & READ and self._to_peer is None and not self._sent_end:
+            self._read_backend()
+
+    def _read_peer(self) -> None:
+        if self._to_backend is not None or self._received_end:
+            return
+        try:
+            read = self._drain_peer()
+        except EOFError as exc:
+            # Without a close_notify bytes may be missing; to that which answers our own there is
+            # nothing to miss, and many clients do not send one.
+            if not self._sent_end:
+                raise peer_broke(exc) from exc
+            read = 0, True
+        if read is None:
+            return
+        count, self._received_end = read
+        sent = self._send_to_backend(BUFFER[:count]) if count else 0
+        if sent < count:
+            self._to_backend = memoryview(bytes(BUFFER[sent:count]))
+        self._end_backend_if_due()
+
+    def _read_backend(self) -> None:
+        count = self._read_from_backend()
+        if count is None:
+            return
+        if not count and self._backend_is_broken:
+            # Its last words are delivered; they must not look like a complete answer.
+            raise BrokenError(self._backend_is_broken, is_peers=False)
+        self._to_peer = BUFFER[:count]
+        self._flush_to_peer()
+        if self._to_peer is not None:
+            self._to_peer = memoryview(bytes(self._to_peer))
+
+    def _flush_to_peer(self) -> None:
+        assert self._to_peer is not None
+        if self._to_peer:
+            sent = self._send_to_peer(self._to_peer)
+            self._to_peer = self._to_peer[sent:] or None
+            return
+        try:
+            if self._peer.send_end():
+                self._to_peer, self._sent_end = None, True
+        except ConnectionError as exc:
+            raise peer_broke(exc) from exc
+
+    def _end_backend_if_due(self) -> None:
+        """Half-close the backend's side once all that the peer sent is delivered."""
+        if self._half_closed or not self._received_end or self._to_backend is not None:
+            return
+        try:
+            self._backend.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            self._lose_backend(exc)
+        self._half_closed = True
+
+    def _lose_backend(self, exc: OSError) -> None:
+        # It may have answered before it left, as a server does that takes no such request: what
+        # it said is still to be read.
+        self._backend_is_broken = f"backend: {exc.strerror}"
+        self._traffic.backend_broke = True
+        self._received_end = self._half_closed = True
+
+    def _wanted(self) -> tuple[int, int]:
+        deaf = self._received_end or self._to_backend is not None or self._peer_read_wants_write
+        peer = 0 if deaf else READ
+        if self._to_peer is not None or self._peer_read_wants_write:
+            peer |= WRITE
+        backend = 0 if self._sent_end or self._to_peer is not None else READ
+        if self._to_backend is not None:
+            backend |= WRITE
+        return peer, backend

@@ -1,0 +1,168 @@
+"""The bytes of a body, taken from one framing and put into another.
+
+A reader takes bytes as they come and gives the payload in them, and knows where the body ends; a
+writer frames payload for the other side. So a chunked body is written anew, chunk for chunk, and
+what one side might read differently never reaches it. Nothing is held back: what came is given.
+Extensions of chunks are refused and trailers dropped: nobody on either side uses them.
+Specification: RFC 9112 (HTTP/1.1) 6 (Message Body), 7.1 (Chunked Transfer Coding).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+Buffer = bytes | memoryview
+
+# Eight digits are 4 GiB less one: no chunk is larger, and no reader's integer overflows.
+_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
+_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
+_MAX_TRAILER_BYTES = 8192
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class BodyError(ValueError):
+    """A body that breaks its framing; the text says how."""
+
+
+class BodyReader(Protocol):
+    """Takes a body's bytes."""
+
+    complete: bool
+
+    def feed(self, data: memoryview) -> tuple[Buffer, int]:
+        """Give the payload of `data`, and how many of its bytes belong to the body."""
+
+    def end(self) -> bool:
+        """Hear that nothing more comes; tell whether the body is whole."""
+
+
+class FixedBody:
+    """A body of a given length."""
+
+    __slots__ = ("_left", "complete")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.complete = length == 0
+
+    def feed(self, data: memoryview) -> tuple[Buffer, int]:
+        """Give what belongs to the body, as it is."""
+        taken = min(len(data), self._left)
+        self._left -= taken
+        self.complete = self._left == 0
+        return data[:taken], taken
+
+    def end(self) -> bool:
+        """Tell whether all of it came."""
+        return self.complete
+
+
+class BodyUntilEnd:
+    """An answer that ends when the backend closes (RFC 9112 6.3)."""
+
+    __slots__ = ("complete",)
+
+    def __init__(self) -> None:
+        self.complete = False
+
+    def feed(self, data: memoryview) -> tuple[Buffer, int]:
+        """Give everything."""
+        return data, len(data)
+
+    def end(self) -> bool:
+        """Take the end for the end: there is nothing else to know it by."""
+        self.complete = True
+        return True
+
+
+class ChunkedBody:
+    """A chunked body: sizes, data, the last chunk, and trailers that are dropped."""
+
+    __slots__ = ("_in_trailer", "_left", "_line", "_trailer_bytes", "complete")
+
+    def __init__(self) -> None:
+        self._left = 0  # of the chunk's data and the CRLF behind it; 0 means a line comes
+        self._line = bytearray()
+        self._in_trailer = False
+        self._trailer_bytes = 0
+        self.complete = False
+
+    def feed(self, data: memoryview) -> tuple[Buffer, int]:
+        """Give the data of the chunks in `data`, or raise `BodyError`."""
+        pieces: list[memoryview] = []
+        at = 0
+        while at < len(data) and not self.complete:
+            if self._left > 2:
+                piece = data[at : at + self._left - 2]
+                pieces.append(piece)
+                self._left -= len(piece)
+                at += len(piece)
+            elif self._left:
+                self._end_of_data(data[at])
+                at += 1
+            elif not self._line and not self._in_trailer and (whole := _SIZE_LINE.match(data, at)):
+                self._take_size(whole[1])
+                at = whole.end()
+            else:
+                at += self._take_line(data[at:])
+        return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), at
+
+    def end(self) -> bool:
+        """Tell whether the last chunk came."""
+        return self.complete
+
+    def _end_of_data(self, byte: int) -> None:
+        if byte != b"\n\r"[self._left - 1]:
+            raise BodyError("a chunk is longer than its size")
+        self._left -= 1
+
+    def _take_line(self, data: memoryview) -> int:
+        """Take one byte after another up to the line's end: lines are a few bytes long."""
+        for count, byte in enumerate(data, start=1):
+            self._line.append(byte)
+            if byte == 0x0A:
+                line, self._line = bytes(self._line), bytearray()
+                self._end_of_line(line)
+                return count
+            self._check_line()
+        return len(data)
+
+    def _check_line(self) -> None:
+        """Refuse a line that can only become a wrong one, without waiting for its end."""
+        if self._in_trailer:
+            if self._trailer_bytes + len(self._line) > _MAX_TRAILER_BYTES:
+                raise BodyError("the trailer is too large")
+        elif not _SIZE.fullmatch(self._line.removesuffix(b"\r")):
+            raise BodyError("a chunk's size is not 1 to 8 hexadecimal digits")
+
+    def _take_size(self, text: bytes) -> None:
+        size = int(text, 16)
+        self._left = size + 2 if size else 0
+        self._in_trailer = size == 0
+
+    def _end_of_line(self, line: bytes) -> None:
+        if not line.endswith(b"\r\n"):
+            raise BodyError("a line of the chunked body ends without a carriage return")
+        text = line[:-2]
+        if not self._in_trailer:
+            if not _SIZE.fullmatch(text):
+                raise BodyError("a chunk's size is not 1 to 8 hexadecimal digits")
+            self._take_size(text)
+        elif not text:
+            self.complete = True
+        elif _TRAILER.fullmatch(text):
+            self._trailer_bytes += len(line)
+        else:
+            raise BodyError("a trailer line is not NAME: VALUE")
+
+
+def chunk(payload: Buffer) -> Buffer:
+    """Frame payload as one chunk; nothing as nothing, because an empty chunk is the last one."""
+    return b"".join((b"%x\r\n" % len(payload), payload, b"\r\n")) if payload else b""
+
+
+def last_chunk() -> bytes:
+    """Give the end of a chunked body."""
+    return _LAST_CHUNK

@@ -1,0 +1,278 @@
+"""One connection's HTTP/1.1: bytes of both sides in; bytes for the other side and verdicts out.
+
+    receive(bytes of the peer)      until `request` is there: one head, and nothing for the backend
+    admit(head for the backend)     after the decision: what the backend may have so far
+    receive, answer                 the body one way, the answer the other way, as they come
+    next_request                    what came behind the body becomes the next request
+
+A request that is refused is never admitted, and `skip` drops its body. Each request on a
+connection goes through this from the start: nothing of one decision is left for the next one.
+Verdicts are `HttpError` (the peer's) and `BackendError` (the backend's). Does no IO, decides no
+policy and keeps no time.
+Specification: RFC 9112 (HTTP/1.1) 6 (Message Body), 9.3 (Persistence), 9.6 (Tear-down).
+"""
+
+from __future__ import annotations
+
+from sidecar.core.errors import BackendError, HttpError
+from sidecar.core.http_body import (
+    BodyError,
+    BodyReader,
+    BodyUntilEnd,
+    Buffer,
+    ChunkedBody,
+    FixedBody,
+    chunk,
+    last_chunk,
+)
+from sidecar.core.http_head import (
+    RequestHead,
+    ResponseHead,
+    head_end,
+    parse_request,
+    parse_response,
+)
+from sidecar.core.http_headers import Extras, head_for_peer
+
+# What a peer may send ahead while its request is still being answered.
+_MAX_AHEAD_BYTES = 65536
+_MAX_RESPONSE_HEAD_BYTES = 256 * 1024
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HttpGate:
+    """The state of one peer's connection."""
+
+    __slots__ = (
+        "_admitted",
+        "_ahead",
+        "_answer_body",
+        "_answer_head",
+        "_body",
+        "_body_bytes",
+        "_closes",
+        "_extras",
+        "_max_body_bytes",
+        "_max_head_bytes",
+        "_request_id",
+        "_scanned",
+        "backend_is_reusable",
+        "is_cut_short",
+        "request",
+        "response",
+    )
+
+    def __init__(self, max_head_bytes: int) -> None:
+        self._max_head_bytes = max_head_bytes
+        self._ahead = bytearray()  # bytes of the peer that nobody has taken yet
+        self._reset()
+
+    def _reset(self) -> None:
+        self.request: RequestHead | None = None
+        self.response: ResponseHead | None = None  # the final one, once it was begun
+        self.backend_is_reusable = False
+        self.is_cut_short = False
+        self._scanned = 0
+        self._admitted = False
+        self._body: BodyReader | None = None
+        self._body_bytes = self._max_body_bytes = 0
+        self._answer_head = bytearray()
+        self._answer_body: BodyReader | None = None
+        self._request_id, self._extras, self._closes = "", Extras(), False
+
+    # The peer's side.
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no byte of a request is there."""
+        return self.request is None and not self._ahead
+
+    @property
+    def wants_bytes(self) -> bool:
+        """Tell whether there is room for more bytes of the peer."""
+        if self.request is None or (self._admitted and not self.request_is_complete):
+            return True
+        return len(self._ahead) < _MAX_AHEAD_BYTES
+
+    @property
+    def request_is_complete(self) -> bool:
+        """Tell whether the whole body has been taken."""
+        return self._body is not None and self._body.complete
+
+    def receive(self, data: Buffer) -> Buffer:
+        """Take bytes of the peer, give those for the backend; raise `HttpError`."""
+        if self._admitted and not self.request_is_complete:
+            return self._take_body(memoryview(data))
+        self._ahead += data
+        if self.request is None:
+            self._look_for_head()
+        return b""
+
+    def _look_for_head(self) -> None:
+        end = head_end(self._ahead, self._scanned, self._max_head_bytes)
+        if end is None:
+            self._scanned = len(self._ahead)
+            return
+        head = bytes(self._ahead[:end])
+        del self._ahead[:end]
+        self.request = parse_request(head)
+        length = self.request.length
+        self._body = ChunkedBody() if length is None else FixedBody(length)
+
+    def admit(
+        self, head: bytes, max_body_bytes: int, request_id: str, extras: Extras, *, closes: bool
+    ) -> bytes:
+        """Let the request go on: give its head and what is there of its body.
+
+        Raises `HttpError` for a body that is announced to be over `max_body_bytes`, before
+        anything of it is given.
+        """
+        assert self.request is not None
+        self._max_body_bytes = max_body_bytes
+        if self.request.length is not None:
+            self._check_length(self.request.length)
+        self._request_id, self._extras = request_id, extras
+        self._closes = closes or self.request.wants_close
+        self._admitted = True
+        return head + self._take_ahead()
+
+    def skip(self) -> None:
+        """Drop what is there of the body of a request that was not admitted."""
+        self._take_ahead()
+
+    def _take_ahead(self) -> bytes:
+        if self.request_is_complete:
+            return b""
+        ahead, self._ahead = self._ahead, bytearray()
+        return bytes(self._take_body(memoryview(ahead)))
+
+    def _take_body(self, data: memoryview) -> Buffer:
+        assert self._body is not None
+        try:
+            payload, taken = self._body.feed(data)
+        except BodyError as exc:
+            raise HttpError(400, "bad_request", str(exc)) from exc
+        if taken < len(data):
+            self._ahead += data[taken:]
+        if not self._admitted:
+            return b""
+        self._body_bytes += len(payload)
+        self._check_length(self._body_bytes)
+        if isinstance(self._body, FixedBody):
+            return payload
+        return bytes(chunk(payload)) + last_chunk() if self._body.complete else chunk(payload)
+
+    def _check_length(self, length: int) -> None:
+        if length > self._max_body_bytes:
+            raise HttpError(
+                413,
+                "body_too_large",
+                f"the request's body has over {self._max_body_bytes} bytes, which is the most that "
+                "is taken here",
+            )
+
+    # The backend's side.
+
+    @property
+    def response_is_complete(self) -> bool:
+        """Tell whether the whole answer has been given."""
+        return self._answer_body is not None and self._answer_body.complete
+
+    @property
+    def keeps_connection(self) -> bool:
+        """Tell whether another request may follow this one."""
+        return self.request_is_complete and not self._closes and not self.is_cut_short
+
+    def answer(self, data: Buffer) -> Buffer:
+        """Take bytes of the backend, give those for the peer; raise `BackendError`."""
+        if self._answer_body is None:
+            return self._take_answer_head(data)
+        return self._take_answer_body(memoryview(data))
+
+    def _take_answer_head(self, data: Buffer) -> bytes:
+        assert self.request is not None
+        given = b""
+        scanned = len(self._answer_head)
+        self._answer_head += data
+        while self._answer_body is None:
+            try:
+                end = head_end(self._answer_head, scanned, _MAX_RESPONSE_HEAD_BYTES)
+            except HttpError as exc:
+                reason = "the backend's answer cannot be read: its head"
+                raise BackendError(f"{reason} is too large or no HTTP/1.1") from exc
+            if end is None:
+                return given
+            head = bytes(self._answer_head[:end])
+            del self._answer_head[:end]
+            scanned = 0
+            given += self._begin_answer(head)
+        rest, self._answer_head = self._answer_head, bytearray()
+        return given + bytes(self._take_answer_body(memoryview(rest)))
+
+    def _begin_answer(self, head: bytes) -> bytes:
+        assert self.request is not None
+        response = parse_response(head, to_head_request=self.request.method == "HEAD")
+        if response.is_interim:
+            # 100 was answered by us, and HTTP/1.0 knows no interim answers.
+            if response.status == 100 or self.request.minor == 0:
+                return b""
+            return head_for_peer(response, self.request, "", Extras(), closes=False)
+        self.response = response
+        self._answer_body = _answer_body(response)
+        self.backend_is_reusable = not response.wants_close and self._answer_body_has_end()
+        self._closes = self._closes or not self.request_is_complete
+        return head_for_peer(
+            response, self.request, self._request_id, self._extras, closes=self._closes
+        )
+
+    def _answer_body_has_end(self) -> bool:
+        return not isinstance(self._answer_body, BodyUntilEnd)
+
+    def _take_answer_body(self, data: memoryview) -> Buffer:
+        assert self._answer_body is not None
+        assert self.request is not None
+        if self._answer_body.complete:
+            # Nobody asked for this: the backend cannot be trusted to answer in turn.
+            self.backend_is_reusable = self.backend_is_reusable and not data
+            return b""
+        try:
+            payload, taken = self._answer_body.feed(data)
+        except BodyError as exc:
+            self.is_cut_short = True
+            raise BackendError(f"the backend's answer cannot be read: {exc}") from exc
+        if taken < len(data):
+            self.backend_is_reusable = False
+        return self._framed(payload)
+
+    def _framed(self, payload: Buffer) -> Buffer:
+        assert self._answer_body is not None
+        assert self.request is not None
+        if isinstance(self._answer_body, FixedBody) or self.request.minor == 0:
+            return payload
+        if self._answer_body.complete:
+            return bytes(chunk(payload)) + last_chunk()
+        return chunk(payload)
+
+    def backend_ended(self) -> Buffer:
+        """Hear that the backend has closed; give what ends the answer, or raise `BackendError`."""
+        self.backend_is_reusable = False
+        if self._answer_body is None:
+            raise BackendError("the backend closed the connection without an answer")
+        if self._answer_body.complete:
+            return b""
+        if not self._answer_body.end():
+            self.is_cut_short = True
+            raise BackendError("the backend closed the connection in the middle of its answer")
+        return self._framed(b"")
+
+    def next_request(self) -> None:
+        """Begin anew with what the peer has sent ahead; raise `HttpError` as `receive`."""
+        self._reset()
+        if self._ahead:
+            self._look_for_head()
+
+
+def _answer_body(response: ResponseHead) -> BodyReader:
+    if response.length is not None:
+        return FixedBody(response.length)
+    return ChunkedBody() if response.is_chunked else BodyUntilEnd()
