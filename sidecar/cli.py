@@ -55,9 +55,15 @@ def run(config_file: Path, log_level: str | None) -> None:
     # when it has, a signal that comes late must not spoil a good end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the policy has just been read
     try:
         trio.run(
-            supervisor.run, checked.config, checked.policy, checked.endpoint, checked.directory
+            supervisor.run,
+            checked.config,
+            checked.policy,
+            checked.policy_text,
+            checked.endpoint,
+            checked.directory,
         )
     except* SidecarError as group:
         _fail(_first(group), 1)

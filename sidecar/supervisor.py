@@ -1,4 +1,4 @@
-"""The one nursery tree: start order, signals, drain.
+"""The one nursery tree: start order, signals, reload, drain.
 
 Gets a checked configuration and policy, runs until a signal or a fault. Binds first (a port on
 which somebody listens shows at once), then asks the agent, and listens only when there is an
@@ -21,16 +21,20 @@ import trio
 
 from sidecar.adapters.cert_files import CertFiles
 from sidecar.adapters.listener import Slots, accept_forever, bind, listen
+from sidecar.adapters.policy_file import CurrentPolicy
 from sidecar.adapters.relay import Relay
 from sidecar.adapters.tls import CurrentIdentity
 from sidecar.adapters.workload_api import WorkloadApi
-from sidecar.connection import Service, serve
+from sidecar.connection import Mode, Service, serve
 from sidecar.core.address import WorkloadEndpoint
 from sidecar.core.config import Config
 from sidecar.core.file_plan import FileModes
 from sidecar.core.identity_update import SvidChoice
 from sidecar.core.policy import Policy
+from sidecar.http_mode import HttpMode
+from sidecar.reloader import PolicySource, keep_policy
 from sidecar.rotator import IdentityRules, follow_agent, publish_files, watch_state
+from sidecar.stream_mode import StreamMode
 
 log = structlog.get_logger()
 
@@ -39,18 +43,35 @@ _SPARE_DESCRIPTORS = 128
 _OPEN_MAX = 10240
 
 
-async def run(config: Config, policy: Policy, endpoint: WorkloadEndpoint, directory: Path) -> None:
+async def run(
+    config: Config,
+    policy: Policy,
+    policy_text: str,
+    endpoint: WorkloadEndpoint,
+    directory: Path,
+) -> None:
     """Run the daemon until it is told to stop; relative paths are below `directory`."""
     _raise_descriptor_limit(config)
     current = CurrentIdentity(config.workload_api.denied_grace_seconds)
     slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
     relay = Relay(config.timeouts.between_bytes)
-    service = Service(current, policy, slots, relay, config.backend, config.timeouts)
+    in_force = CurrentPolicy(policy)
+    source = PolicySource(directory / config.policy.file, config.backend.mode, policy_text)
+    mode: Mode
+    if config.backend.mode == "http":
+        mode = HttpMode(config, current, in_force, slots, relay)
+    else:
+        mode = StreamMode(config, in_force, slots, relay)
+    service = Service(current, slots, config.timeouts.handshake, mode)
     sockets = bind(config.listener.address)
     log.info("starting", pid=os.getpid(), agent=str(endpoint), backend=str(config.backend.address))
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        trio.open_signal_receiver(signal.SIGHUP) as hangups,
+    ):
         async with trio.open_nursery() as daemon:
             daemon.start_soon(relay.run)
+            daemon.start_soon(keep_policy, in_force, source, hangups)
             daemon.start_soon(_identity, config, current, endpoint, directory)
             async with trio.open_nursery() as connections:
                 door = trio.CancelScope()

@@ -98,6 +98,7 @@ def write_config(
     peers: tuple[str, ...] = ("spiffe://example.org/workload/traefik",),
     more: str = "",
     listener: str = "",
+    mode: str = "stream",
 ) -> Path:
     """Write `sidecar.toml` and `policy.toml` for a test; `more` is TOML at the end."""
     names = ", ".join(f'"{peer}"' for peer in peers)
@@ -112,7 +113,7 @@ address = "127.0.0.1:0"
 {listener}
 [backend]
 address = "{backend}"
-mode = "stream"
+mode = "{mode}"
 [policy]
 file = "policy.toml"
 [log]

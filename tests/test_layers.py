@@ -36,6 +36,9 @@ MAY_IMPORT = {
 LAYER_OF = {
     "sidecar.rotator": "stories",
     "sidecar.connection": "stories",
+    "sidecar.stream_mode": "stories",
+    "sidecar.http_mode": "stories",
+    "sidecar.reloader": "stories",
     "sidecar.supervisor": "supervisor",
     "sidecar.logs": "logs",
     "sidecar.cli": "cli",
@@ -53,6 +56,7 @@ CORE_IMPORTS = {
     "enum",
     "fnmatch",
     "functools",
+    "http",
     "httptools",
     "ipaddress",
     "msgspec",

@@ -26,6 +26,8 @@ _BACKLOG = 1024
 _RETRY_SECONDS = 0.1
 # A peer that vanished without a word (a laptop that sleeps) is found out after this long.
 _KEEPALIVE_SECONDS = 60
+# How long a peer may take to read our last word, before its connection is dropped.
+_FAREWELL_SECONDS = 1.0
 
 
 class Slots:
@@ -153,6 +155,22 @@ def _tune(sock: socket.socket) -> None:
 def keepalive_option(names: object) -> int | None:
     """Give the option for the idle time before probes: Linux and macOS name it differently."""
     return getattr(names, "TCP_KEEPIDLE", None) or getattr(names, "TCP_KEEPALIVE", None)
+
+
+async def drain_unread(sock: socket.socket) -> None:
+    """End our direction, and read until the peer ends its own: closing on unread bytes resets.
+
+    A reset would take from the peer what we said last. It has a second for it.
+    """
+    try:
+        sock.shutdown(socket.SHUT_WR)
+        with trio.move_on_after(_FAREWELL_SECONDS):
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                if not sock.recv(65536):
+                    return
+    except OSError:
+        return  # it is gone already
 
 
 def address_text(name: tuple[str, int] | tuple[str, int, int, int]) -> str:

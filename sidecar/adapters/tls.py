@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 
 from sidecar.core.errors import AgentProtocolError, PeerError
@@ -173,16 +174,23 @@ class _Presented:
             return True  # on to the leaf: a refusal should say whose it was
         self.claimed = claimed_id(certificate)
         presented, now = [self.chain[at] for at in sorted(self.chain)], self.now()
-        if len(presented) > 1 and presented[-1].subject == presented[-1].issuer:
-            # The anchor that OpenSSL found; ours comes from the bundle. As an intermediate it
-            # would be tried as its own issuer, again and again.
-            del presented[-1]
+        presented = _without_anchor(presented)
         claimed = self.verifier.check(presented, now)  # a clearer reason than OpenSSL's, and cheap
         if self.objection:
             raise not_proven(claimed, self.objection)
         self.verifier.prove(claimed, presented, now)
         self.peer = claimed
         return True
+
+
+def _without_anchor(chain: list[x509.Certificate]) -> list[x509.Certificate]:
+    """Drop the anchor that OpenSSL found or the peer sent along; ours comes from the bundle.
+
+    As an intermediate it would be tried as its own issuer, again and again.
+    """
+    if len(chain) > 1 and chain[-1].subject == chain[-1].issuer:
+        return chain[:-1]
+    return chain
 
 
 def _judge(
@@ -219,6 +227,20 @@ class TlsStream:
         leaf = connection.get_peer_certificate(as_cryptography=True)
         assert leaf is not None
         self.serial = serial_text(leaf)
+        self.not_after = leaf.not_valid_after_utc
+        self.fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
+
+    def prove_again(self, identity: ServerIdentity, now: datetime) -> None:
+        """Judge the peer by another identity's bundles, or raise `PeerError`.
+
+        For connections that are older than the bundles of the moment: an authority that has left
+        its bundle speaks for nobody any more.
+        """
+        leaf = self._connection.get_peer_certificate(as_cryptography=True)
+        assert leaf is not None
+        sent = self._connection.get_peer_cert_chain(as_cryptography=True) or []
+        chain = [leaf, *(one for one in sent if one != leaf)]
+        identity.verifier.verify(_without_anchor(chain), now)
 
     def drain(self, buffer: memoryview) -> tuple[int, bool]:
         """Read what is there, as far as `buffer` has room; give the count and "it has ended".

@@ -58,3 +58,7 @@ class HttpError(SidecarError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class WatchError(SidecarError):
+    """The host's: a file cannot be watched; it is still read again when SIGHUP asks for it."""

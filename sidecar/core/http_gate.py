@@ -48,6 +48,7 @@ class HttpGate:
         "_ahead",
         "_answer_body",
         "_answer_head",
+        "_backend_keeps",
         "_body",
         "_body_bytes",
         "_closes",
@@ -56,8 +57,6 @@ class HttpGate:
         "_max_head_bytes",
         "_request_id",
         "_scanned",
-        "backend_is_reusable",
-        "is_cut_short",
         "request",
         "response",
     )
@@ -70,8 +69,7 @@ class HttpGate:
     def _reset(self) -> None:
         self.request: RequestHead | None = None
         self.response: ResponseHead | None = None  # the final one, once it was begun
-        self.backend_is_reusable = False
-        self.is_cut_short = False
+        self._backend_keeps = False
         self._scanned = 0
         self._admitted = False
         self._body: BodyReader | None = None
@@ -81,6 +79,11 @@ class HttpGate:
         self._request_id, self._extras, self._closes = "", Extras(), False
 
     # The peer's side.
+
+    @property
+    def has_request(self) -> bool:
+        """Tell whether a whole head is there."""
+        return self.request is not None
 
     @property
     def is_idle(self) -> bool:
@@ -119,18 +122,18 @@ class HttpGate:
         length = self.request.length
         self._body = ChunkedBody() if length is None else FixedBody(length)
 
-    def admit(
-        self, head: bytes, max_body_bytes: int, request_id: str, extras: Extras, *, closes: bool
-    ) -> bytes:
-        """Let the request go on: give its head and what is there of its body.
-
-        Raises `HttpError` for a body that is announced to be over `max_body_bytes`, before
-        anything of it is given.
-        """
+    def limit_body(self, max_body_bytes: int) -> None:
+        """Set how long a body may be; raise `HttpError` if one is announced to be longer."""
         assert self.request is not None
         self._max_body_bytes = max_body_bytes
-        if self.request.length is not None:
-            self._check_length(self.request.length)
+        self._check_length(self.request.length or 0)
+
+    def admit(self, head: bytes, request_id: str, extras: Extras, *, closes: bool) -> bytes:
+        """Let the request go on: give its head and what is there of its body.
+
+        `closes` makes its answer the last one of this connection.
+        """
+        assert self.request is not None
         self._request_id, self._extras = request_id, extras
         self._closes = closes or self.request.wants_close
         self._admitted = True
@@ -181,7 +184,12 @@ class HttpGate:
     @property
     def keeps_connection(self) -> bool:
         """Tell whether another request may follow this one."""
-        return self.request_is_complete and not self._closes and not self.is_cut_short
+        return self.request_is_complete and self.response_is_complete and not self._closes
+
+    @property
+    def backend_is_reusable(self) -> bool:
+        """Tell whether the backend is ready for another request on the same connection."""
+        return self._backend_keeps and self.request_is_complete and self.response_is_complete
 
     def answer(self, data: Buffer) -> Buffer:
         """Take bytes of the backend, give those for the peer; raise `BackendError`."""
@@ -219,29 +227,26 @@ class HttpGate:
             return head_for_peer(response, self.request, "", Extras(), closes=False)
         self.response = response
         self._answer_body = _answer_body(response)
-        self.backend_is_reusable = not response.wants_close and self._answer_body_has_end()
+        has_end = not isinstance(self._answer_body, BodyUntilEnd)
+        self._backend_keeps = has_end and not response.wants_close
         self._closes = self._closes or not self.request_is_complete
         return head_for_peer(
             response, self.request, self._request_id, self._extras, closes=self._closes
         )
-
-    def _answer_body_has_end(self) -> bool:
-        return not isinstance(self._answer_body, BodyUntilEnd)
 
     def _take_answer_body(self, data: memoryview) -> Buffer:
         assert self._answer_body is not None
         assert self.request is not None
         if self._answer_body.complete:
             # Nobody asked for this: the backend cannot be trusted to answer in turn.
-            self.backend_is_reusable = self.backend_is_reusable and not data
+            self._backend_keeps = self._backend_keeps and not data
             return b""
         try:
             payload, taken = self._answer_body.feed(data)
         except BodyError as exc:
-            self.is_cut_short = True
             raise BackendError(f"the backend's answer cannot be read: {exc}") from exc
         if taken < len(data):
-            self.backend_is_reusable = False
+            self._backend_keeps = False
         return self._framed(payload)
 
     def _framed(self, payload: Buffer) -> Buffer:
@@ -255,13 +260,12 @@ class HttpGate:
 
     def backend_ended(self) -> Buffer:
         """Hear that the backend has closed; give what ends the answer, or raise `BackendError`."""
-        self.backend_is_reusable = False
+        self._backend_keeps = False
         if self._answer_body is None:
             raise BackendError("the backend closed the connection without an answer")
         if self._answer_body.complete:
             return b""
         if not self._answer_body.end():
-            self.is_cut_short = True
             raise BackendError("the backend closed the connection in the middle of its answer")
         return self._framed(b"")
 

@@ -9,12 +9,9 @@ Specification: RFC 9110 (HTTP Semantics) 7.6.1 (Connection), 7.2 (Host); RFC 911
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sidecar.core.http_head import Headers, RequestHead, ResponseHead, connection_options
-
-HeaderList = Iterable[tuple[str, str]]
 
 # What one connection's ends say to each other (RFC 9110 7.6.1), and what frames a message: the
 # framing is ours on each side.
@@ -147,23 +144,3 @@ def _length_lines(head: ResponseHead, request: RequestHead) -> list[bytes]:
     if head.length is None and request.minor == 1:
         return [b"transfer-encoding: chunked"]
     return []
-
-
-def own_answer(
-    status: int,
-    reason: str,
-    headers: HeaderList,
-    body: bytes,
-    *,
-    without_body: bool,
-    closes: bool,
-) -> bytes:
-    """Write an answer of our own; `without_body` is for HEAD, whose length is still told."""
-    lines = [f"HTTP/1.1 {status} {reason}"]
-    lines += [f"{name.lower()}: {value}" for name, value in headers]
-    if status != 204:
-        lines.append(f"content-length: {len(body)}")
-    if closes:
-        lines.append("connection: close")
-    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    return head if without_body else head + body

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
+from sidecar.core.endpoint import BadPathError, Endpoint, RequestPath
 from sidecar.core.errors import InvalidSpiffeIdError
 from sidecar.core.spiffe_id import MAX_ID_BYTES, SCHEME, SpiffeId, TrustDomain, check_segment
 
@@ -68,11 +69,24 @@ def _check_pattern_segment(text: str, segment: str, *, last: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleLimits:
+    """What each peer of a rule may ask for; None: as much as the configuration lets everybody."""
+
+    requests_per_second: float | None = None
+    burst: int | None = None
+    concurrent_requests: int | None = None
+    max_body_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One `[[allow]]` or `[[deny]]` table of the policy file."""
 
     name: str
     peers: tuple[PeerPattern, ...]
+    endpoints: tuple[Endpoint, ...] = ()
+    limits: RuleLimits = RuleLimits()
+    trusted_proxy: bool = False
 
     def matches(self, peer: SpiffeId) -> bool:
         """Tell whether any pattern of the rule names `peer`."""
@@ -88,6 +102,16 @@ class Decision:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class RequestDecision:
+    """The answer for one request; rule and endpoint are those that allow it."""
+
+    allowed: bool
+    rule: Rule | None
+    endpoint: Endpoint | None
+    reason: str
+
+
 class Policy:
     """The rules of one policy file, never changed: a reload makes a new policy."""
 
@@ -96,10 +120,30 @@ class Policy:
         self.deny = deny
         # Peers are few and come back with every connection; the bound is for the others.
         self._decide = lru_cache(maxsize=1024)(self._first_match)
+        self._allowing = lru_cache(maxsize=1024)(self._rules_for)
 
     def decide(self, peer: SpiffeId) -> Decision:
         """Give the decision for `peer`: the first deny, else the first allow, else no."""
         return self._decide(peer)
+
+    def decide_request(self, peer: SpiffeId, method: str, raw_path: str) -> RequestDecision:
+        """Give the decision for one request: the first rule that names peer and endpoint."""
+        admitted = self.decide(peer)
+        if not admitted.allowed:
+            return RequestDecision(False, None, None, admitted.reason)
+        try:
+            path = RequestPath.parse(raw_path)
+        except BadPathError as exc:
+            return RequestDecision(False, None, None, str(exc))
+        for rule in self._allowing(peer):
+            for endpoint in rule.endpoints:
+                if endpoint.matches(method, path):
+                    reason = f"allowed by rule {rule.name!r}"
+                    return RequestDecision(True, rule, endpoint, reason)
+        return RequestDecision(False, None, None, "no rule for this peer names this endpoint")
+
+    def _rules_for(self, peer: SpiffeId) -> tuple[Rule, ...]:
+        return tuple(rule for rule in self.allow if rule.matches(peer))
 
     def _first_match(self, peer: SpiffeId) -> Decision:
         for rule in self.deny:

@@ -6,11 +6,13 @@ problem here: a daemon that can only refuse is a mistake that should be seen at 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from sidecar.core.policy import PeerPattern, Policy, Rule
+from sidecar.core.endpoint import Endpoint
+from sidecar.core.policy import PeerPattern, Policy, Rule, RuleLimits
+from sidecar.core.presets import PRESETS
 from sidecar.core.toml_tables import (
     Name,
     Problem,
@@ -20,15 +22,23 @@ from sidecar.core.toml_tables import (
     unknown_key,
 )
 
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+
 
 class RuleTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One `[[allow]]` or `[[deny]]` table."""
+    """One `[[allow]]` table."""
 
     name: Name
     peers: tuple[PeerPattern, ...]
+    endpoints: tuple[str, ...] = ()
+    requests_per_second: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] | None = None
+    burst: Positive | None = None
+    concurrent_requests: Positive | None = None
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=0, le=1_099_511_627_776)] | None = None
+    trusted_proxy: bool = False
 
 
-def parse_policy(text: str, file: str) -> Policy:
+def parse_policy(text: str, file: str, mode: str = "http") -> Policy:
     """Read `policy.toml`; raise `ProblemsError` with all that is wrong with it."""
     document = load_toml(text, file)
     problems = [
@@ -59,7 +69,16 @@ def _rules(kind: str, document: dict[str, Any], file: str, problems: list[Proble
         label = f"[[{kind}]] #{number}"
         rule = read_table(RuleTable, table, file, label, problems)
         if rule is not None:
-            rules.append(Rule(rule.name, rule.peers))
+            endpoints: list[Endpoint] = []
+            for text in rule.endpoints:
+                if text.startswith("preset:"):
+                    endpoints += PRESETS[text.removeprefix("preset:")]
+                else:
+                    endpoints.append(Endpoint.parse(text))
+            limits = RuleLimits(
+                rule.requests_per_second, rule.burst, rule.concurrent_requests, rule.max_body_bytes
+            )
+            rules.append(Rule(rule.name, rule.peers, tuple(endpoints), limits, rule.trusted_proxy))
     return rules
 
 

@@ -117,6 +117,8 @@ def read_table(
     for name, field in fields.items():
         if name in table:
             # An empty string means "not set" wherever not set is a choice.
+            if table[name] == [] and field.default == ():
+                continue
             if not (table[name] == "" and field.default is None):
                 values[name] = _value(field.type, table[name], file, f"{where} {name}", problems)
         elif field.required:

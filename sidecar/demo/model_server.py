@@ -1,8 +1,9 @@
 """A small model server: one canned answer, streamed word by word over SSE.
 
 For the demonstration only. Speaks HTTP/1.1 in plain text on loopback, as Ollama and vLLM do, and
-counts the requests that reach it. Each event carries the time it was sent (seconds on the
-monotonic clock of this host), from which the client takes the latency.
+counts the requests that reach it. Its version says whom it was told to be talking to. Each event
+carries the time it was sent (seconds on the monotonic clock of this host), from which the client
+takes the latency.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class ModelServer:
             async for event in self._events():
                 await stream.send_all(connection.send(h11.Data(data=event)) or b"")
         else:
-            await stream.send_all(connection.send(h11.Data(data=b'{"version":"demo"}\n')) or b"")
+            names = (b"x-spiffe-id", b"x_spiffe_id")
+            told = [value.decode() for name, value in request.headers if name in names]
+            body = json.dumps({"version": "demo", "told": told}).encode()
+            await stream.send_all(connection.send(h11.Data(data=body)) or b"")
         await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
 
     async def _events(self) -> AsyncIterator[bytes]:

@@ -1,10 +1,11 @@
-"""Story: the main job in four acts, live, and then as a summary.
+"""Story: the main job in five acts, live, and then as a summary.
 
     1 identity    the daemon gets its SVID from the embedded agent
     2 stream      an allowed peer reads a token stream while the SVID rotates under it, and
                   after each rotation the files on disk are loaded and compared
-    3 refusals    a stranger, a forger and a peer without a certificate, each with its reason
-    4 latency     what the sidecar adds to a token and to a request
+    3 requests    each one decided on its own, on one connection
+    4 refusals    a stranger, a forger and a peer without a certificate, each with its reason
+    5 latency     what the sidecar adds to a token and to a request
 
 Gives whether all of it held; every claim on the screen is a check that can fail.
 """
@@ -28,6 +29,7 @@ from rich.console import Console
 
 from sidecar.core.svid import serial_text
 from sidecar.demo.authority import Authority
+from sidecar.demo.requests import requests
 from sidecar.demo.screen import INDENT, Results, TokenPrinter, act, opening, summary
 from sidecar.demo.stage import (
     DNS_NAME,
@@ -65,6 +67,7 @@ async def show(keep: bool) -> bool:
             traefik = _files_for(stage, "traefik", stage.authority)
             await _identity(console, stage, results)
             direct, through = await _stream(console, stage, traefik, results)
+            await requests(console, stage, traefik, results)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_rotate_quietly, stage)
                 await _refusals(console, stage, traefik, results)
@@ -164,7 +167,7 @@ def _pair_problem(directory: Path, serial: str) -> str | None:
 
 
 async def _refusals(console: Console, stage: Stage, traefik: ClientFiles, results: Results) -> None:
-    act(console, 3, "Who is turned away")
+    act(console, 4, "Who is turned away")
     forger = Authority("demo.local")  # the right name, and an authority that nobody trusts
     cases = (
         ("a stranger of our trust domain", _files_for(stage, "stranger", stage.authority)),
@@ -175,7 +178,8 @@ async def _refusals(console: Console, stage: Stage, traefik: ClientFiles, result
     for who, files in cases:
         after = len(stage.log.lines)
         seen = await _try_chat(stage, traefik, files)
-        line = await stage.log.wait_for("peer refused", after=after)
+        event = "request" if files and "stranger" in who else "peer refused"
+        line = await stage.log.wait_for(event, after=after)
         console.print(f"{INDENT}[red]refused[/red]  {who}")
         console.print(f"{INDENT}  log: {line['reason']}", markup=False)
         console.print(f"{INDENT}  peer: {seen}", markup=False)
@@ -189,10 +193,10 @@ async def _try_chat(stage: Stage, traefik: ClientFiles, own: ClientFiles | None)
     """Give the error that a refused peer sees, or None if it was served."""
     async with client(stage.url, traefik.bundle, own) as http:
         try:
-            await http.post("/v1/chat/completions", json=chat())
+            response = await http.post("/v1/chat/completions", json=chat())
         except httpx.TransportError as exc:
             return _alert(exc) or str(exc) or type(exc).__name__
-    return None
+    return None if response.is_success else f"{response.status_code} {response.text}"
 
 
 def _alert(exc: BaseException) -> str | None:
@@ -211,7 +215,7 @@ async def _latency(
     results: Results,
     answers: tuple[list[Token], list[Token]],
 ) -> None:
-    act(console, 4, "What it costs")
+    act(console, 5, "What it costs")
     requests_direct: list[float] = []
     requests_through: list[float] = []
     async with (

@@ -37,10 +37,12 @@ DNS_NAME = f"model-server.{TRUST_DOMAIN}"
 SVID_SECONDS = 8
 SECONDS_PER_TOKEN = 0.04
 
-_POLICY = f"""\
+ENDPOINTS = ("POST /v1/chat/completions", "GET /api/version")
+_POLICY = """\
 [[allow]]
 name = "traefik"
-peers = ["{TRAEFIK_ID}"]
+peers = ["{peer}"]
+endpoints = [{endpoints}]
 """
 _CONFIG = """\
 [workload_api]
@@ -52,7 +54,7 @@ address = "127.0.0.1:0"
 
 [backend]
 address = "127.0.0.1:{backend_port}"
-mode = "stream"
+mode = "http"
 
 [policy]
 file = "policy.toml"
@@ -124,6 +126,13 @@ class Stage:
         self.issued.append(svid)
         return svid
 
+    def write_policy(self, endpoints: tuple[str, ...] = ENDPOINTS) -> None:
+        """Write the policy that admits traefik to `endpoints`, as an editor would: whole."""
+        quoted = ", ".join(f'"{endpoint}"' for endpoint in endpoints)
+        new = self.folder / "policy.toml.new"
+        new.write_text(_POLICY.format(peer=TRAEFIK_ID, endpoints=quoted))
+        new.replace(self.folder / "policy.toml")
+
 
 @asynccontextmanager
 async def set_up(folder: Path) -> AsyncIterator[Stage]:
@@ -138,7 +147,9 @@ async def set_up(folder: Path) -> AsyncIterator[Stage]:
         stage = Stage(
             folder, Authority(TRUST_DOMAIN), agent, model_server, f"http://127.0.0.1:{port}"
         )
-        _write_configuration(folder, port)
+        text = _CONFIG.format(folder=folder, own_id=OWN_ID, backend_port=port)
+        (folder / "sidecar.toml").write_text(text)
+        stage.write_policy()
         agent.start()
         try:
             stage.rotate()
@@ -174,9 +185,3 @@ async def _run_daemon(
             await process.wait()
         if patience.cancelled_caught:
             process.kill()
-
-
-def _write_configuration(folder: Path, backend_port: int) -> None:
-    text = _CONFIG.format(folder=folder, own_id=OWN_ID, backend_port=backend_port)
-    (folder / "sidecar.toml").write_text(text)
-    (folder / "policy.toml").write_text(_POLICY)

@@ -26,6 +26,7 @@ class Checked:
 
     config: Config
     policy: Policy
+    policy_text: str
     endpoint: WorkloadEndpoint
     directory: Path
 
@@ -35,6 +36,7 @@ def check(path: Path, environment: Mapping[str, str]) -> Checked:
     text = _read(path)
     problems: list[Problem] = []
     config = policy = endpoint = None
+    policy_text = ""
     try:
         config = parse_config(text, path.name)
     except ProblemsError as exc:
@@ -47,7 +49,9 @@ def check(path: Path, environment: Mapping[str, str]) -> Checked:
     policy_file = config.policy.file if config else _policy_file(text)
     if policy_file:
         try:
-            policy = parse_policy(_read(path.parent / policy_file), policy_file)
+            policy_text = _read(path.parent / policy_file)
+            mode = config.backend.mode if config else "http"
+            policy = parse_policy(policy_text, policy_file, mode)
         except ProblemsError as exc:
             problems += exc.problems
         except ConfigError as exc:
@@ -55,7 +59,7 @@ def check(path: Path, environment: Mapping[str, str]) -> Checked:
             problems.append(Problem(path.name, "[policy] file", repr(policy_file), expected))
     if config is None or policy is None or endpoint is None:
         raise ProblemsError(problems)
-    return Checked(config, policy, endpoint, path.parent)
+    return Checked(config, policy, policy_text, endpoint, path.parent)
 
 
 def _read(path: Path) -> str:

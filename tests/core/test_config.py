@@ -130,7 +130,7 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
             '"unix:a"',
             '"http://[::1]:1"',
         ],
-        "mode": ['""', '"http"', '"tcp"', '"Stream"', "3", "true", '["stream"]'],
+        "mode": ['""', '"https"', '"tcp"', '"Stream"', "3", "true", '["stream"]'],
         "unsafe_remote_backend": ['"true"', "1", "0", '""', "1.0", "[]"],
     },
     "policy": {"file": [*NO_TEXT, '""', '"a\\u0000b"']},
@@ -234,7 +234,7 @@ def test_private_key_is_never_readable_by_others(mode: str) -> None:
     ("table", "keys"),
     [
         pytest.param("listener", {"address"}, id="listener"),
-        pytest.param("backend", {"address", "mode"}, id="backend"),
+        pytest.param("backend", {"address"}, id="backend"),
         pytest.param("policy", {"file"}, id="policy"),
         pytest.param("cert_files", {"directory"}, id="cert_files, when it is there"),
     ],

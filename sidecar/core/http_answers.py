@@ -1,0 +1,109 @@
+"""The answers that are ours: refusals, preflights, health; and what is added to all others.
+
+Gets a request's head and what is to be said, gives an `Answer` that can be written. Not part of
+`http_headers` because that one rewrites what others said.
+Specification: RFC 9110 (HTTP Semantics) 15 (Status Codes); WHATWG Fetch, CORS protocol.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import msgspec
+
+from sidecar.core.cors import Cors
+from sidecar.core.http_head import RequestHead
+from sidecar.core.http_headers import Extras
+from sidecar.core.refusal import Refusal, refusal_body, refusal_headers
+
+# Ours on the data port, for any peer that some rule names; it never reaches the backend.
+HEALTH_PATH = "/health"
+_REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
+_CORS_HEADERS = frozenset(
+    {
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"access-control-allow-origin",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of our own."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    def encoded(self, request_id: str, *, without_body: bool, closes: bool) -> bytes:
+        """Write it; `without_body` is for HEAD, whose length is told all the same."""
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
+        lines += [f"{name.lower()}: {value}" for name, value in self.headers]
+        lines.append(f"x-request-id: {request_id}")
+        if self.status != HTTPStatus.NO_CONTENT:
+            lines.append(f"content-length: {len(self.body)}")
+        if closes:
+            lines.append("connection: close")
+        head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+        return head if without_body else head + self.body
+
+
+class Answerer:
+    """Writes our own answers with the headers that the configuration adds to every answer."""
+
+    def __init__(self, cors: Cors | None, headers: tuple[tuple[str, str], ...]) -> None:
+        self._cors = cors
+        self._headers = headers
+        names = frozenset(name.lower().encode() for name, _ in headers)
+        self._replaces = names | _CORS_HEADERS if cors else names
+
+    def extras(self, request: RequestHead | None) -> Extras:
+        """Give what is added to an answer, and what of the backend's it takes the place of."""
+        if self._cors is None:
+            return Extras(self._headers, self._replaces)
+        origin = _text(request.get(b"origin")) if request else None
+        return Extras((*self._headers, *self._cors.headers(origin)), self._replaces)
+
+    def preflight(self, request: RequestHead) -> Answer | None:
+        """Answer a browser's preflight; None for any other request."""
+        asked = _text(request.get(b"access-control-request-method"))
+        if self._cors is None or request.method != "OPTIONS" or asked is None:
+            return None
+        origin = _text(request.get(b"origin"))
+        names = _text(request.get(b"access-control-request-headers"))
+        allowed = self._cors.preflight(origin, asked, names)
+        # A browser takes the absence of the headers for the no that it is.
+        headers = [("Vary", "Origin")] if allowed is None else allowed
+        return Answer(HTTPStatus.NO_CONTENT, (*self._headers, *headers))
+
+    def health(self, reason_against: str | None) -> Answer:
+        """Answer a question for our health: our SVID is valid, or nobody could have asked."""
+        status = "unhealthy" if reason_against else "ok"
+        told = {"status": status, **({"reason": reason_against} if reason_against else {})}
+        code = HTTPStatus.SERVICE_UNAVAILABLE if reason_against else HTTPStatus.OK
+        headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+        return Answer(code, (*headers, *self._headers), msgspec.json.encode(told))
+
+    def refusal(self, refusal: Refusal, request: RequestHead | None, request_id: str) -> Answer:
+        """Say no, in the dialect of the request's path; None for what was no request."""
+        path = request.path if request else "/"
+        anthropic = request is not None and request.get(b"anthropic-version") is not None
+        headers = refusal_headers(refusal, path, anthropic, request_id)
+        body = refusal_body(refusal, path, anthropic, request_id)
+        return Answer(refusal.status, (*headers, *self.extras(request).headers), body)
+
+
+def usable_request_id(request: RequestHead) -> str | None:
+    """Give the peer's X-Request-Id if a log line and a header can hold it."""
+    value = request.get(b"x-request-id")
+    return value.decode() if value and _REQUEST_ID.fullmatch(value) else None
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

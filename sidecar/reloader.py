@@ -1,0 +1,81 @@
+"""Story: the policy file changes, and the next decision is made by the new policy.
+
+    policy_file (adapter)   tells that the file may have changed; or SIGHUP asks
+    core.policy_file        text -> Policy, or every problem of it
+    reloader                puts it in force; or keeps the one in force, and says so
+
+A new policy is taken as a whole or not at all. Running answers go on: a decision is made when a
+request comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import structlog
+import trio
+
+from sidecar.adapters.policy_file import CurrentPolicy, FileChanges
+from sidecar.core.errors import WatchError
+from sidecar.core.policy_file import parse_policy
+from sidecar.core.toml_tables import ProblemsError
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class PolicySource:
+    """Where the policy comes from, and the text that was last read there."""
+
+    path: Path
+    mode: Literal["http", "stream"]
+    text: str | None = None
+
+
+async def keep_policy(
+    current: CurrentPolicy, source: PolicySource, hangups: AsyncIterator[int]
+) -> None:
+    """Follow the file and SIGHUP for ever."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_follow_file, current, source)
+        async for _ in hangups:
+            _reload(current, source, "SIGHUP")
+
+
+async def _follow_file(current: CurrentPolicy, source: PolicySource) -> None:
+    try:
+        with FileChanges(source.path) as changes:
+            # What changed between the start and the watch would be missed for ever.
+            _reload(current, source, "file")
+            while True:
+                await changes.wait()
+                _reload(current, source, "file")
+    except WatchError as exc:
+        log.error("policy not watched", reason=exc.message, hint="send SIGHUP after a change")
+
+
+def _reload(current: CurrentPolicy, source: PolicySource, asked_by: str) -> None:
+    try:
+        text = source.path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        if source.text is not None or asked_by == "SIGHUP":
+            source.text = None  # said once, and read again when it is back
+            _keep(asked_by, [str(exc)])
+        return
+    if text == source.text and asked_by == "file":
+        return
+    source.text = text
+    try:
+        policy = parse_policy(text, source.path.name, source.mode)
+    except ProblemsError as exc:
+        _keep(asked_by, [str(problem) for problem in exc.problems])
+        return
+    current.replace(policy)
+    log.info("policy loaded", allow=len(policy.allow), deny=len(policy.deny), asked_by=asked_by)
+
+
+def _keep(asked_by: str, problems: list[str]) -> None:
+    log.error("policy refused, the old one stays", asked_by=asked_by, problems=problems)
