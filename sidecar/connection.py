@@ -30,6 +30,9 @@ class Mode(Protocol):
     async def serve(self, peer: TlsStream, address: str) -> bool:
         """Serve the peer; tell whether it is over, or the peer is to read a last word."""
 
+    def drain(self) -> None:
+        """Let no connection wait for more to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:

@@ -46,6 +46,9 @@ class StreamMode:
         log.warning("peer refused", **who, reason="too many connections")
         return False
 
+    def drain(self) -> None:
+        """Let running streams end by themselves: what they are at cannot be seen."""
+
     async def _forward(self, peer: TlsStream, who: dict[str, str], decision: Decision) -> bool:
         """Connect to the backend, only now, and relay until the end; False without a backend."""
         try:

@@ -75,7 +75,7 @@ async def run(
             daemon.start_soon(_identity, config, current, endpoint, directory)
             async with trio.open_nursery() as connections:
                 door = trio.CancelScope()
-                daemon.start_soon(_stop_on_signal, signals, config, door, connections)
+                daemon.start_soon(_stop_on_signal, signals, config, door, mode, connections)
                 with door:
                     await _accept(sockets, current, service, connections)
                 for sock in sockets:
@@ -120,6 +120,7 @@ async def _stop_on_signal(
     signals: AsyncIterator[int],
     config: Config,
     door: trio.CancelScope,
+    mode: Mode,
     connections: trio.Nursery,
 ) -> None:
     name = signal.Signals(await anext(signals)).name
@@ -127,6 +128,7 @@ async def _stop_on_signal(
     seconds = config.connections.drain_seconds
     log.info("draining", signal=name, connections=running, seconds=seconds)
     door.cancel()
+    mode.drain()
     with trio.move_on_after(seconds):
         name = signal.Signals(await anext(signals)).name
     log.warning("cutting", connections=len(connections.child_tasks))

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from sidecar.core.address import WorkloadEndpoint
-from sidecar.core.config import TABLES, Config, parse_config
+from sidecar.core.config import RESPONSE_HEADERS, TABLES, Config, parse_config
 from sidecar.core.policy_file import RuleTable, parse_policy
 from sidecar.operations.check import DEFAULT_ENDPOINT, check
 
@@ -44,8 +44,9 @@ def listed() -> dict[str, dict[str, tuple[Any, bool, str]]]:
 
 
 def test_every_table_is_listed_once_and_no_other() -> None:
-    assert list(listed()) == list(TABLES)
-    assert {field.name for field in msgspec.structs.fields(Config)} == set(TABLES)
+    assert [name for name in listed() if name != RESPONSE_HEADERS] == list(TABLES)
+    fields = {field.name for field in msgspec.structs.fields(Config)}
+    assert fields == {*TABLES, RESPONSE_HEADERS} == set(listed())
 
 
 @pytest.mark.parametrize(("table", "struct"), TABLES.items(), ids=TABLES)
@@ -74,9 +75,17 @@ def test_socket_that_is_commented_out_is_the_one_we_fall_back_to() -> None:
 
 def test_table_that_may_be_left_out_says_so() -> None:
     optional = [field.name for field in msgspec.structs.fields(Config) if field.default is None]
-    assert optional == ["cert_files"]
-    before = TEXT[: TEXT.index("[cert_files]")].splitlines()
-    assert "Without this table none are written." in before[-1]
+    assert optional == ["cert_files", "cors"]
+    for table in optional:
+        before = TEXT[: TEXT.index(f"[{table}]")].splitlines()
+        assert "Without this table none " in before[-1]
+
+
+def test_headers_of_every_answer_are_off_and_can_be_uncommented() -> None:
+    assert parse_config(TEXT, "sidecar.toml").response_headers == ()
+    text = re.sub(r'^# (?=[XS][A-Za-z-]+ = ")', "", TEXT, flags=re.MULTILINE)
+    names = [name for name, _ in parse_config(text, "sidecar.toml").response_headers]
+    assert names == ["X-Content-Type-Options", "X-Frame-Options", "Strict-Transport-Security"]
 
 
 def test_both_files_pass_the_check_together() -> None:

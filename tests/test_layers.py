@@ -87,6 +87,8 @@ def layer(module: str) -> str:
     if module in LAYER_OF:
         return LAYER_OF[module]
     parts = module.split(".")
+    if len(parts) == 3 and ".".join(parts[:2]) in LAYER_OF:
+        return LAYER_OF[".".join(parts[:2])]  # a module of a story
     if len(parts) > 1 and parts[1] in ("core", "adapters", "operations", "demo"):
         return parts[1]
     raise LookupError(f"{module} has no layer: give it one in {Path(__file__).name}")
@@ -118,6 +120,8 @@ def faults(module: str, source: str) -> list[str]:
     for name in imports(module, tree):
         if name == module or name.partition(".")[0] != "sidecar":
             continue
+        if name.split(".")[:2] == module.split(".")[:2] and own == "stories":
+            continue  # the modules of one story
         if own == "adapters" and name.split(".")[:3] == module.split(".")[:3]:
             continue  # the modules of one adapter
         if layer(name) not in MAY_IMPORT[own]:

@@ -220,10 +220,17 @@ class HandshakeError(PeerError):
 class TlsStream:
     """The encrypted side of one connection; reads and writes never block and never wait."""
 
-    def __init__(self, connection: SSL.Connection, sock: socket.socket, peer: SpiffeId) -> None:
+    def __init__(
+        self,
+        connection: SSL.Connection,
+        sock: socket.socket,
+        peer: SpiffeId,
+        identity: ServerIdentity,
+    ) -> None:
         self._connection = connection
         self.sock = sock
         self.peer = peer
+        self.identity = identity  # that the handshake was made with
         leaf = connection.get_peer_certificate(as_cryptography=True)
         assert leaf is not None
         self.serial = serial_text(leaf)
@@ -316,7 +323,7 @@ async def handshake(sock: socket.socket, identity: ServerIdentity, seconds: floa
         raise HandshakeError("certificate not judged", presented.claimed)
     # What was gathered is garbage now; an idle connection should not carry it.
     connection.set_app_data(None)
-    return TlsStream(connection, sock, presented.peer)
+    return TlsStream(connection, sock, presented.peer, identity)
 
 
 async def _shake(connection: SSL.Connection, sock: socket.socket) -> None:

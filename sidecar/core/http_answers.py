@@ -82,13 +82,13 @@ class Answerer:
         headers = [("Vary", "Origin")] if allowed is None else allowed
         return Answer(HTTPStatus.NO_CONTENT, (*self._headers, *headers))
 
-    def health(self, reason_against: str | None) -> Answer:
+    def health(self, request: RequestHead, reason_against: str | None) -> Answer:
         """Answer a question for our health: our SVID is valid, or nobody could have asked."""
         status = "unhealthy" if reason_against else "ok"
         told = {"status": status, **({"reason": reason_against} if reason_against else {})}
         code = HTTPStatus.SERVICE_UNAVAILABLE if reason_against else HTTPStatus.OK
         headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
-        return Answer(code, (*headers, *self._headers), msgspec.json.encode(told))
+        return Answer(code, (*headers, *self.extras(request).headers), msgspec.json.encode(told))
 
     def refusal(self, refusal: Refusal, request: RequestHead | None, request_id: str) -> Answer:
         """Say no, in the dialect of the request's path; None for what was no request."""

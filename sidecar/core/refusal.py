@@ -2,8 +2,9 @@
 
 Gets a `Refusal` and gives the body (JSON) and the headers that go with it, in the shape that the
 path's own clients parse, so that they raise their own exceptions with our message in them:
-Anthropic at /v1/messages and for clients that say so, OpenAI below /v1/, Ollama elsewhere.
-Never adds to the message: what may be said to a peer is decided by who makes the `Refusal`.
+Anthropic at /v1/messages and for clients that say so, OpenAI below /v1/, Ollama elsewhere, and
+one for all where the path tells nothing. Never adds to the message: what may be said to a peer
+is decided by who makes the `Refusal`.
 Specification: Anthropic API, Errors; OpenAI API, Error codes; Ollama API, Errors.
 """
 
@@ -36,10 +37,14 @@ class Dialect(enum.Enum):
     ANTHROPIC = "anthropic"
     OPENAI = "openai"
     OLLAMA = "ollama"
+    ANY = "any"
 
     @classmethod
     def of(cls, path: str, anthropic: bool) -> Dialect:
         """Give the dialect of a path; `anthropic`: the request has an anthropic-version."""
+        # A head that could not be read has no path, and the root belongs to nobody.
+        if path in ("", "/"):
+            return cls.ANY
         if not path.startswith("/v1/"):
             return cls.OLLAMA
         if anthropic or f"{path.partition('?')[0]}/".startswith("/v1/messages/"):
@@ -70,14 +75,20 @@ _OPENAI_TYPES = {
 
 def refusal_body(refusal: Refusal, path: str, anthropic: bool, request_id: str) -> bytes:
     """Give the body: JSON in UTF-8, whatever the texts hold."""
-    message = _encodable(refusal.message)
-    match Dialect.of(path, anthropic):
-        case Dialect.ANTHROPIC:
-            return msgspec.json.encode(_anthropic_body(refusal, message, _encodable(request_id)))
-        case Dialect.OPENAI:
-            return msgspec.json.encode(_openai_body(refusal, message))
-        case Dialect.OLLAMA:
-            return msgspec.json.encode({"error": message})
+    dialect, message = Dialect.of(path, anthropic), _encodable(refusal.message)
+    if dialect is Dialect.OLLAMA:
+        return msgspec.json.encode({"error": message})
+    error: dict[str, object] = {}
+    if dialect in (Dialect.OPENAI, Dialect.ANY):
+        kind = _type(refusal.status, _OPENAI_TYPES, "server_error")
+        error |= {"message": message, "type": kind, "param": None, "code": refusal.code}
+    if dialect is Dialect.OPENAI:
+        return msgspec.json.encode({"error": error})
+    kind = _type(refusal.status, _ANTHROPIC_TYPES, "api_error")
+    # `error_code` is where Anthropic's clients look for a cause that programs can rely on.
+    error |= {"type": kind, "message": message, "details": {"error_code": refusal.code}}
+    body = {"type": "error", "error": error, "request_id": _encodable(request_id)}
+    return msgspec.json.encode(body)
 
 
 def refusal_headers(
@@ -87,22 +98,10 @@ def refusal_headers(
     headers = [("Content-Type", "application/json")]
     if refusal.retry_after_seconds is not None:
         headers.append(("Retry-After", str(refusal.retry_after_seconds)))
-    if Dialect.of(path, anthropic) is Dialect.ANTHROPIC:
+    if Dialect.of(path, anthropic) in (Dialect.ANTHROPIC, Dialect.ANY):
         # The name under which Anthropic's clients look for what others call X-Request-Id.
         headers.append(("Request-Id", request_id))
     return headers
-
-
-def _anthropic_body(refusal: Refusal, message: str, request_id: str) -> dict[str, object]:
-    kind = _type(refusal.status, _ANTHROPIC_TYPES, "api_error")
-    # `error_code` is where their clients look for a name of the cause that programs can rely on.
-    error = {"type": kind, "message": message, "details": {"error_code": refusal.code}}
-    return {"type": "error", "error": error, "request_id": request_id}
-
-
-def _openai_body(refusal: Refusal, message: str) -> dict[str, object]:
-    kind = _type(refusal.status, _OPENAI_TYPES, "server_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": refusal.code}}
 
 
 def _type(status: int, types: dict[int, str], server_fault: str) -> str:

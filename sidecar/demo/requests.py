@@ -15,6 +15,7 @@ from sidecar.demo.stage import STRANGER_ID, TRAEFIK_ID, Stage
 from sidecar.demo.traefik import ClientFiles, chat, client
 
 _VERSION = "/api/version"
+_PULL = "/api/pull"
 
 
 async def requests(console: Console, stage: Stage, traefik: ClientFiles, results: Results) -> None:
@@ -24,12 +25,12 @@ async def requests(console: Console, stage: Stage, traefik: ClientFiles, results
     async with client(stage.url, traefik.bundle, traefik) as http:
         allowed = await _ask(console, http, "GET", _VERSION)
         results.add(allowed.status_code == 200, f"allowed: GET {_VERSION}", "200")
-        refused = await _ask(console, http, "POST", "/api/pull", {"model": "llama3"})
-        _add_refusal(results, "refused: POST /api/pull", refused)
+        refused = await _ask(console, http, "POST", _PULL, {"model": "llama3"})
+        _add_refusal(results, f"refused: POST {_PULL}", refused)
         await _forge(console, http, results)
         await _take_rule_away(console, stage, http, results)
-    lines = stage.log.lines[first:]
-    ports = {line["address"] for line in lines if line["event"] == "request"}
+    lines = [line for line in stage.log.lines[first:] if line.get("path") in (_VERSION, _PULL)]
+    ports = {line["address"] for line in lines}
     results.add(len(ports) == 1, "all of it on one connection", ", ".join(sorted(ports)))
     reached = stage.model_server.requests - before
     results.add(reached == 2, "model server saw the allowed ones alone", f"{reached} requests")

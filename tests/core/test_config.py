@@ -15,7 +15,11 @@ REQUIRED = {
     "policy": {"file": '"policy.toml"'},
 }
 # What a table needs besides the key that a test sets.
-NEEDED = {**REQUIRED, "cert_files": {"directory": '"certs"'}}
+NEEDED = {
+    **REQUIRED,
+    "cert_files": {"directory": '"certs"'},
+    "cors": {"allow_origins": '"https://a"'},
+}
 
 
 def toml(**changes: dict[str, str]) -> str:
@@ -84,6 +88,14 @@ def test_three_tables_are_enough() -> None:
         ("timeouts", "handshake", "86400", 86400.0),
         ("timeouts", "backend_connect", "5", 5.0),
         ("timeouts", "between_bytes", "7.5", 7.5),
+        ("backend", "mode", '"http"', "http"),
+        ("backend", "mode", '"stream"', "stream"),
+        ("backend", "host", '"keep"', "keep"),
+        ("backend", "host", '"[::1]:11434"', "[::1]:11434"),
+        ("backend", "health_path", '"/health?deep=1"', "/health?deep=1"),
+        ("limits", "max_body_bytes", "0", 0),
+        ("limits", "queued_requests", "0", 0),
+        ("cors", "allow_origins", '"*"', ("*",)),
         ("log", "format", '"json"', "json"),
         ("log", "level", '"error"', "error"),
     ],
@@ -131,6 +143,8 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
             '"http://[::1]:1"',
         ],
         "mode": ['""', '"https"', '"tcp"', '"Stream"', "3", "true", '["stream"]'],
+        "host": [*NO_TEXT, '"a b"', '"a/b"', '"http://a"', '"a:b"', '"[::1"', '"a\\r\\nb: c"'],
+        "health_path": [*NO_TEXT, '""', '"health"', '"http://a/"', '"/a b"', '"/a#b"', '"/ä"'],
         "unsafe_remote_backend": ['"true"', "1", "0", '""', "1.0", "[]"],
     },
     "policy": {"file": [*NO_TEXT, '""', '"a\\u0000b"']},
@@ -146,8 +160,25 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
     },
     "timeouts": {
         "handshake": [*NO_SECONDS, "0", "0.0", "-0.0", "86401"],
+        "request_head": [*NO_SECONDS, "0", "86401"],
+        "idle": [*NO_SECONDS, "0", "86401"],
         "backend_connect": [*NO_SECONDS, "0", "86400.5"],
         "between_bytes": [*NO_SECONDS, "0", "86401"],
+    },
+    "limits": {
+        "max_head_bytes": ["0", "-1", "1023", "1_048_577", "2048.0", '"2048"', "true", "[]"],
+        "max_body_bytes": ["-1", "1.0", "nan", '"1"', "true", "[]", "2_000_000_000_000"],
+        "concurrent_requests": NO_COUNT,
+        "queued_requests": ["-1", "1_000_001", "1.0", '"1"', "true", "[]"],
+        "queue_seconds": [*NO_SECONDS, "31_536_001"],
+    },
+    "cors": {
+        "allow_origins": [*NO_TEXT, '"null"', '"example.org"', '"https://a/b"', '"https://A"'],
+        "allow_methods": ["3", '"get"', '"GET POST"', '[""]', "{}"],
+        "allow_headers": ["3", '"a b"', '"a:"', '[""]', "{}"],
+        "expose_headers": ["3", '"a b"', '"a:"', '[""]', "{}"],
+        "allow_credentials": ['"true"', "1", "0", '""', "[]"],
+        "max_age_seconds": ["-1", "1.5", '"1"', "true", "[]", "31_536_001"],
     },
     "log": {
         "format": ['""', '"JSON"', '"text"', "3", "true"],
@@ -277,7 +308,7 @@ def test_unknown_key_comes_with_the_nearest_known_one(
     ("table", "hint"),
     [
         pytest.param("workload-api", "did you mean 'workload_api'?", id="dash"),
-        pytest.param("limit", None, id="nothing near"),
+        pytest.param("zzz", None, id="nothing near"),
         pytest.param("logs", "did you mean 'log'?", id="plural"),
     ],
 )

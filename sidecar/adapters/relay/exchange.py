@@ -58,6 +58,7 @@ class Exchange(Pair):
         try:
             self._forward(memoryview(to_backend))
             self._answer(memoryview(to_peer))
+            self._traffic.first_sent_at = 0.0  # the word to continue is no answer
         except BrokenError as exc:
             self._traffic.end = str(exc)
             raise _who_broke(exc) from exc

@@ -1,0 +1,102 @@
+"""What all connections of mode `http` share: settings, limits, and the slots for requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from sidecar.adapters.backend_health import BackendHealth
+from sidecar.adapters.listener import Slots
+from sidecar.adapters.policy_file import CurrentPolicy
+from sidecar.adapters.relay import Relay
+from sidecar.adapters.tls import CurrentIdentity, TlsStream
+from sidecar.core.config import Config
+from sidecar.core.http_answers import Answerer
+from sidecar.core.limits import RequestSlots, Ticket
+from sidecar.core.policy import Rule
+from sidecar.core.refusal import Refusal
+from sidecar.http_mode.admission import Admission, RefusedError
+from sidecar.http_mode.connection import HttpConnection, Shared
+from sidecar.http_mode.drain import Drain
+
+log = structlog.get_logger()
+
+
+class HttpMode:
+    """Serves peers in mode `http`."""
+
+    def __init__(
+        self,
+        config: Config,
+        current: CurrentIdentity,
+        policy: CurrentPolicy,
+        slots: Slots,
+        relay: Relay,
+    ) -> None:
+        table = config.backend
+        authority = "localhost" if table.address.ip is None else str(table.address)
+        host = authority if table.host in (None, "keep") else str(table.host)
+        self._connections = slots
+        self._shared = Shared(
+            config=config,
+            relay=relay,
+            admission=Admission(current, policy, config.limits),
+            answerer=Answerer(config.cors.cors() if config.cors else None, config.response_headers),
+            health=BackendHealth(table.address, host, table.health_path),
+            slots=WaitingSlots(config),
+            drain=Drain(),
+            host=None if table.host == "keep" else host,
+        )
+
+    async def serve(self, peer: TlsStream, address: str) -> bool:
+        """Serve the peer's requests; False when it is to read a last word."""
+        connection = HttpConnection(self._shared, peer, address)
+        with self._connections.connection() as free:
+            if free:
+                return await connection.serve()
+        log.warning("peer refused", **connection.who, reason="too many connections")
+        return False
+
+    def drain(self) -> None:
+        """Let no connection wait for another request."""
+        self._shared.drain.begin()
+
+
+class WaitingSlots:
+    """The slots for requests, and those who wait for one."""
+
+    def __init__(self, config: Config) -> None:
+        table = config.limits
+        self._seconds = table.queue_seconds
+        self._slots = RequestSlots(table.concurrent_requests, table.queued_requests)
+        self._waiting: dict[Ticket, trio.Event] = {}
+
+    @asynccontextmanager
+    async def hold(self, peer: str, rule: Rule) -> AsyncIterator[None]:
+        """Hold a slot, after a short wait if it must be; raise `RefusedError` without one."""
+        ticket = self._slots.enter((peer, rule.name), rule.limits.concurrent_requests)
+        if ticket is None:
+            raise RefusedError(self._busy(), "too many requests wait already")
+        try:
+            if not ticket.running:
+                await self._wait(ticket)
+            yield
+        finally:
+            self._waiting.pop(ticket, None)
+            for next_one in self._slots.leave(ticket):
+                self._waiting[next_one].set()
+
+    async def _wait(self, ticket: Ticket) -> None:
+        self._waiting[ticket] = trio.Event()
+        with trio.move_on_after(self._seconds):
+            await self._waiting[ticket].wait()
+        if not ticket.running:
+            raise RefusedError(self._busy())
+
+    def _busy(self) -> Refusal:
+        text = f"the model server is busy: no place for this request within {self._seconds:g} s"
+        return Refusal(503, "busy", text, max(1, math.ceil(self._seconds)))
