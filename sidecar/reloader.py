@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import structlog
 import trio
 
 from sidecar.adapters.policy_file import CurrentPolicy, FileChanges
 from sidecar.core.errors import WatchError
-from sidecar.core.policy_file import parse_policy
+from sidecar.core.policy_file import Mode, parse_policy
 from sidecar.core.toml_tables import ProblemsError
 
 log = structlog.get_logger()
@@ -31,7 +30,7 @@ class PolicySource:
     """Where the policy comes from, and the text that was last read there."""
 
     path: Path
-    mode: Literal["http", "stream"]
+    mode: Mode
     text: str | None = None
 
 

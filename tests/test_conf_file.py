@@ -12,7 +12,8 @@ import pytest
 
 from sidecar.core.address import WorkloadEndpoint
 from sidecar.core.config import RESPONSE_HEADERS, TABLES, Config, parse_config
-from sidecar.core.policy_file import RuleTable, parse_policy
+from sidecar.core.policy import RuleLimits
+from sidecar.core.policy_file import KINDS, parse_policy
 from sidecar.operations.check import DEFAULT_ENDPOINT, check
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -103,7 +104,14 @@ def test_values_named_beside_a_key_are_all_that_it_takes(key: str) -> None:
 
 def test_policy_lists_both_kinds_of_rules_with_every_key() -> None:
     text = (CONF / "policy.toml").read_text(encoding="utf-8")
-    policy = parse_policy(re.sub(r"^# (?=[\[a-z]+.*[\]\"]$)", "", text, flags=re.MULTILINE), "p")
-    assert len(policy.allow) == len(policy.deny) == 1
-    for field in msgspec.structs.fields(RuleTable):
-        assert text.count(f"{field.name} = ") == 2
+    text = re.sub(r"^# (?=\[\[deny|name = |peers = )", "", text, flags=re.MULTILINE)
+    document = tomllib.loads(text)
+    for kind, table in KINDS.items():
+        (written,) = document[kind]
+        assert list(written) == [field.name for field in msgspec.structs.fields(table)]
+    assert len(parse_policy(text, "p").allow) == 1
+
+
+def test_limits_in_the_policy_shown_are_those_of_the_setup_it_replaces() -> None:
+    (rule,) = check(CONF / "sidecar.toml", {}).policy.allow
+    assert rule.limits == RuleLimits(10, 20, 8, 100 * 1024 * 1024)

@@ -6,6 +6,9 @@ profiles the server. What is new in a product is refused until it is written her
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from difflib import get_close_matches
+
 from sidecar.core.endpoint import Endpoint
 
 PREFIX = "preset:"
@@ -61,3 +64,24 @@ PRESETS: dict[str, tuple[Endpoint, ...]] = {
         "POST /detokenize",
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSet:
+    """What one entry of a rule's `endpoints` stands for: an endpoint, or those of a preset."""
+
+    text: str
+    endpoints: tuple[Endpoint, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> EndpointSet:
+        """Read `METHOD /path`, `*` or `preset:NAME`, or raise `ValueError`."""
+        if not text.startswith(PREFIX):
+            return cls(text, (Endpoint.parse(text),))
+        name = text.removeprefix(PREFIX)
+        if name not in PRESETS:
+            known = ", ".join(PREFIX + one for one in PRESETS)
+            near = get_close_matches(name, PRESETS, n=1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            raise ValueError(f"expected one of {known}{hint}")
+        return cls(text, PRESETS[name])
