@@ -7,11 +7,13 @@ thread: a reader that stalls, a full disk or a closed pipe must cost lines and n
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
 import sys
 import threading
+import time
 import warnings
 from collections.abc import MutableMapping
 from typing import Any
@@ -19,6 +21,10 @@ from typing import Any
 import structlog
 
 _MAX_LINES_WAITING = 10_000
+# Lines are written together: a thread that wakes for each of them takes the interpreter from the
+# streams, thousands of times a second.
+_GATHER_SECONDS = 0.02
+_ENCODER = json.JSONEncoder(default=repr)
 
 
 class LogWriter:
@@ -53,14 +59,24 @@ class LogWriter:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self._write_whole(line)
-                if self._lost:
-                    structlog.get_logger().error("log lines lost", lines=self._lost)
-                    self._lost = 0
-            except OSError:
-                self._lost += 1
+        ended = False
+        while not ended:
+            lines = [self._lines.get()]
+            if lines[0] is not None:
+                time.sleep(_GATHER_SECONDS)
+            while not self._lines.empty():
+                lines.append(self._lines.get())
+            ended = None in lines
+            self._write_all([line for line in lines if line is not None])
+
+    def _write_all(self, lines: list[str]) -> None:
+        try:
+            self._write_whole("".join(lines))
+            if self._lost:
+                structlog.get_logger().error("log lines lost", lines=self._lost)
+                self._lost = 0
+        except OSError:
+            self._lost += len(lines)
 
     def _write_whole(self, line: str) -> None:
         data = line.encode("utf-8", "backslashreplace")
@@ -70,7 +86,7 @@ class LogWriter:
 
 def configure_logs(style: str, level: str) -> LogWriter:
     """Set up structlog for the process; `style` is "console" or "json"."""
-    renderer: structlog.types.Processor = structlog.processors.JSONRenderer()
+    renderer: structlog.types.Processor = _json_line
     if style == "console":
         renderer = _console_line
     # Standard error is the log: what a library warns of (a peer's odd certificate, say) is no
@@ -89,6 +105,10 @@ def configure_logs(style: str, level: str) -> LogWriter:
         cache_logger_on_first_use=True,
     )
     return writer
+
+
+def _json_line(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    return _ENCODER.encode(event)
 
 
 def _console_line(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:

@@ -80,7 +80,6 @@ class HttpGate:
 
     # The peer's side.
 
-    @property
     def has_request(self) -> bool:
         """Tell whether a whole head is there."""
         return self.request is not None
@@ -141,7 +140,10 @@ class HttpGate:
 
     def skip(self) -> None:
         """Drop what is there of the body of a request that was not admitted."""
-        self._take_ahead()
+        try:
+            self._take_ahead()
+        except HttpError:
+            return  # it has no end that could be found, so it is never complete
 
     def _take_ahead(self) -> bytes:
         if self.request_is_complete:
@@ -215,7 +217,11 @@ class HttpGate:
             scanned = 0
             given += self._begin_answer(head)
         rest, self._answer_head = self._answer_head, bytearray()
-        return given + bytes(self._take_answer_body(memoryview(rest)))
+        try:
+            return given + bytes(self._take_answer_body(memoryview(rest)))
+        except BackendError:
+            self.response = None  # nothing of it was given
+            raise
 
     def _begin_answer(self, head: bytes) -> bytes:
         assert self.request is not None

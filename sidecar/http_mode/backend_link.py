@@ -24,24 +24,34 @@ class BackendLink:
         self._sock: socket.socket | None = None
         self._used_at = 0.0
 
-    async def open(self) -> socket.socket:
-        """Give the connection of the last request if it is fresh, or a new one."""
-        if self._sock is not None and not self._is_fresh(self._sock):
-            self.drop()
-        if self._sock is None:
-            self._sock = await backend.connect(self._address, self._connect_seconds)
+    @property
+    def sock(self) -> socket.socket:
+        """Give the connection; it is open."""
+        assert self._sock is not None
         return self._sock
 
-    def _is_fresh(self, sock: socket.socket) -> bool:
-        if trio.current_time() - self._used_at > FRESH_SECONDS:
+    @property
+    def is_open(self) -> bool:
+        """Tell whether there is one."""
+        return self._sock is not None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether there is one that can be used again."""
+        if self._sock is None or trio.current_time() - self._used_at > FRESH_SECONDS:
             return False
         try:
-            sock.recv(1, socket.MSG_PEEK)
+            self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True  # open, and silent as it should be
         except OSError:
             return False
         return False
+
+    async def open(self) -> None:
+        """Connect anew, or raise `BackendError`."""
+        self.drop()
+        self._sock = await backend.connect(self._address, self._connect_seconds)
 
     def keep(self) -> None:
         """Keep it for the next request."""

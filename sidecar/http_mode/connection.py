@@ -7,7 +7,7 @@ answer of our own, or a cut where an answer was begun and cannot be finished.
 from __future__ import annotations
 
 import secrets
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from sidecar.core.http_answers import HEALTH_PATH, Answer, Answerer, usable_requ
 from sidecar.core.http_gate import CONTINUE, HttpGate
 from sidecar.core.http_head import RequestHead
 from sidecar.core.http_headers import Forwarding, client_certificate, head_for_backend
+from sidecar.core.limits import Ticket
 from sidecar.core.policy import Rule
 from sidecar.core.refusal import Refusal
 from sidecar.http_mode.admission import Admission, RefusedError
@@ -39,11 +40,17 @@ _MAX_SKIPPED_BYTES = 64 * 1024
 _SKIP_SECONDS = 1.0
 
 
-class SlotHolder(Protocol):
+class Slots(Protocol):
     """Where a request waits for its turn."""
 
-    def hold(self, peer: str, rule: Rule) -> AbstractAsyncContextManager[None]:
-        """Hold a slot; raise `RefusedError` without one."""
+    def enter(self, peer: str, rule: Rule) -> Ticket:
+        """Give a ticket that runs or waits; raise `RefusedError` without one."""
+
+    async def wait(self, ticket: Ticket) -> None:
+        """Wait until it runs; raise `RefusedError` if that takes too long."""
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give it back, and let others run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class Shared:
     admission: Admission
     answerer: Answerer
     health: BackendHealth
-    slots: SlotHolder
+    slots: Slots
     drain: Drain
     host: str | None  # what requests are addressed by; None: as the peer does
 
@@ -66,8 +73,8 @@ class RequestLine:
 
     started: float
     request_id: str
-    method: str
-    path: str
+    method: str | None = None
+    path: str | None = None
     rule: str | None = None
     decision: str = "refused"
     status: int = 0
@@ -118,10 +125,14 @@ class HttpConnection:
 
     async def _next_head(self) -> bool:
         """Wait for a request; False when none comes any more."""
-        if self._gate.is_idle and not await self._first_byte():
-            return False
+        while self._gate.is_idle:
+            if not await self._first_byte():
+                return False
+            self._read()
+        if self._gate.has_request():
+            return True
         with trio.move_on_after(self._timeouts.request_head):
-            while not self._gate.has_request:
+            while not self._gate.has_request():
                 await trio.lowlevel.wait_readable(self._peer.sock)
                 self._read()
             return True
@@ -130,15 +141,12 @@ class HttpConnection:
 
     async def _first_byte(self) -> bool:
         """Wait for the beginning of a request, and give the backend back while none comes."""
-        with self._shared.drain.idle():
-            with trio.move_on_after(FRESH_SECONDS):
-                await trio.lowlevel.wait_readable(self._peer.sock)
+        drain = self._shared.drain
+        if self._link.is_open:
+            if await drain.readable(self._peer.sock, FRESH_SECONDS):
                 return True
             self._link.drop()
-            with trio.move_on_after(self._timeouts.idle):
-                await trio.lowlevel.wait_readable(self._peer.sock)
-                return True
-        return False
+        return await drain.readable(self._peer.sock, self._timeouts.idle)
 
     def _read(self) -> None:
         """Take what the peer has sent; raise `PeerLeftError` at its end."""
@@ -172,7 +180,8 @@ class HttpConnection:
             return await self._refuse(request, RefusedError(_bad_gateway()), line)
         except SilenceError as exc:
             line.reason = str(exc)
-            return await self._refuse(request, RefusedError(self._silence(), closes=True), line)
+            refusal = self._silence(by_peer=exc.by_peer)
+            return await self._refuse(request, RefusedError(refusal, closes=True), line)
         except PeerLeftError:
             line.reason = "the peer left before it had its answer"
             raise
@@ -194,10 +203,38 @@ class HttpConnection:
         assert endpoint is not None
         line.rule, line.path = rule.name, endpoint.text.partition(" ")[2] or request.path
         shared.admission.limits(self._peer, rule, self._gate)
-        async with shared.slots.hold(str(self._peer.peer), rule):
+        ticket = shared.slots.enter(str(self._peer.peer), rule)
+        try:
+            if not ticket.running:
+                await self._unless_gone(lambda: shared.slots.wait(ticket))
+                # Much may have changed meanwhile; the decision is made when the request goes on.
+                identity = shared.admission.identity(self._peer)
+                shared.admission.request(self._peer, request)
             line.decision = "allowed"
             await self._exchange(request, self._forwarding(request, rule, identity, line), line)
+        finally:
+            shared.slots.leave(ticket)
         return self._gate.keeps_connection
+
+    async def _unless_gone(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do a step that waits for others; raise `PeerLeftError` as soon as nobody needs it."""
+        left: list[PeerLeftError] = []
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                try:
+                    while self._gate.wants_bytes:
+                        await trio.lowlevel.wait_readable(self._peer.sock)
+                        self._read()
+                except PeerLeftError as exc:
+                    left.append(exc)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await step()
+            nursery.cancel_scope.cancel()
+        if left:
+            raise left[0]
 
     async def _own_answer(self, request: RequestHead) -> Answer | None:
         """Answer what is not for the backend: a browser's preflight, and our health."""
@@ -210,14 +247,17 @@ class HttpConnection:
         self, request: RequestHead, forwarding: Forwarding, line: RequestLine
     ) -> None:
         """Let the request through, and its answer back."""
-        target = await self._link.open()
+        if not self._link.is_fresh:
+            await self._unless_gone(self._link.open)
         head = head_for_backend(request, forwarding)
         extras = self._shared.answerer.extras(request)
         to_backend = self._gate.admit(head, line.request_id, extras, closes=self._is_last)
         waits = request.wants_continue and not self._gate.request_is_complete
         begin = to_backend, CONTINUE if waits else b""
         try:
-            await self._shared.relay.exchange(self._peer, target, self._gate, begin, line.traffic)
+            await self._shared.relay.exchange(
+                self._peer, self._link.sock, self._gate, begin, line.traffic
+            )
         finally:
             if self._gate.response is not None:
                 line.status = self._gate.response.status
@@ -269,23 +309,29 @@ class HttpConnection:
         self, request: RequestHead, answer: Answer, line: RequestLine, *, closes: bool
     ) -> bool:
         """Send an answer of our own; False when the connection ends with it."""
-        line.status = answer.status
         closes = closes or self._is_last or request.wants_close
         closes = closes or not await self._skip_body(request)
-        data = answer.encoded(line.request_id, without_body=request.method == "HEAD", closes=closes)
-        await self._send(data)
-        line.traffic.sent += len(data)
+        without_body = request.method == "HEAD"
+        await self._send_answer(answer, line, without_body=without_body, closes=closes)
         return not closes
 
     async def _refuse_form(self, exc: HttpError) -> None:
         """Answer what could not be read as a request; nothing after it can be trusted."""
-        request_id = secrets.token_hex(16)
+        line = RequestLine(trio.current_time(), secrets.token_hex(16), reason=exc.message)
         refusal = Refusal(exc.status, exc.code, exc.message)
-        answer = self._shared.answerer.refusal(refusal, None, request_id)
-        log.warning(
-            "request", **self.who, decision="refused", status=exc.status, reason=exc.message
-        )
-        await self._send(answer.encoded(request_id, without_body=False, closes=True))
+        answer = self._shared.answerer.refusal(refusal, None, line.request_id)
+        try:
+            await self._send_answer(answer, line, without_body=False, closes=True)
+        finally:
+            self._log(line)
+
+    async def _send_answer(
+        self, answer: Answer, line: RequestLine, *, without_body: bool, closes: bool
+    ) -> None:
+        line.status = answer.status
+        data = answer.encoded(line.request_id, without_body=without_body, closes=closes)
+        await self._send(data)
+        line.traffic.sent += len(data)
 
     async def _send(self, data: bytes) -> None:
         left = memoryview(data)
@@ -300,9 +346,9 @@ class HttpConnection:
             return
         raise PeerLeftError("it does not read")
 
-    def _silence(self) -> Refusal:
+    def _silence(self, *, by_peer: bool) -> Refusal:
         seconds = self._timeouts.between_bytes
-        if not self._gate.request_is_complete:
+        if by_peer:
             text = f"the request's body did not come: no byte for {seconds:g} s"
             return Refusal(408, "request_timeout", text)
         text = f"the model server gave no answer for {seconds:g} s"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
 
 import trio
 
@@ -15,17 +14,18 @@ class Drain:
         self.begun = False
         self._idle: set[trio.CancelScope] = set()
 
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Wait inside of this; it is left when the end begins."""
-        with trio.CancelScope() as scope:
-            if self.begun:
-                scope.cancel()
-            self._idle.add(scope)
-            try:
-                yield
-            finally:
-                self._idle.discard(scope)
+    async def readable(self, sock: socket.socket, seconds: float) -> bool:
+        """Wait for bytes; False when none come in time, or the end begins."""
+        if self.begun:
+            return False
+        scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self._idle.add(scope)
+        try:
+            with scope:
+                await trio.lowlevel.wait_readable(sock)
+        finally:
+            self._idle.discard(scope)
+        return not scope.cancelled_caught
 
     def begin(self) -> None:
         """Begin the end."""

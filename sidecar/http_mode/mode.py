@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import structlog
 import trio
@@ -75,27 +73,26 @@ class WaitingSlots:
         self._slots = RequestSlots(table.concurrent_requests, table.queued_requests)
         self._waiting: dict[Ticket, trio.Event] = {}
 
-    @asynccontextmanager
-    async def hold(self, peer: str, rule: Rule) -> AsyncIterator[None]:
-        """Hold a slot, after a short wait if it must be; raise `RefusedError` without one."""
+    def enter(self, peer: str, rule: Rule) -> Ticket:
+        """Give a ticket that runs or waits; raise `RefusedError` when too many wait."""
         ticket = self._slots.enter((peer, rule.name), rule.limits.concurrent_requests)
         if ticket is None:
             raise RefusedError(self._busy(), "too many requests wait already")
-        try:
-            if not ticket.running:
-                await self._wait(ticket)
-            yield
-        finally:
-            self._waiting.pop(ticket, None)
-            for next_one in self._slots.leave(ticket):
-                self._waiting[next_one].set()
+        return ticket
 
-    async def _wait(self, ticket: Ticket) -> None:
+    async def wait(self, ticket: Ticket) -> None:
+        """Wait until it runs; raise `RefusedError` if that takes too long."""
         self._waiting[ticket] = trio.Event()
         with trio.move_on_after(self._seconds):
             await self._waiting[ticket].wait()
         if not ticket.running:
             raise RefusedError(self._busy())
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give it back, and wake those who may run now."""
+        self._waiting.pop(ticket, None)
+        for next_one in self._slots.leave(ticket):
+            self._waiting[next_one].set()
 
     def _busy(self) -> Refusal:
         text = f"the model server is busy: no place for this request within {self._seconds:g} s"

@@ -29,7 +29,11 @@ class PeerLeftError(Exception):
 
 
 class SilenceError(Exception):
-    """No byte has moved for too long."""
+    """No byte has moved for too long; `by_peer`: because the peer sent none."""
+
+    def __init__(self, text: str, *, by_peer: bool) -> None:
+        super().__init__(text)
+        self.by_peer = by_peer
 
 
 class ExchangeBrokenError(BackendError):
@@ -67,7 +71,10 @@ class Exchange(Pair):
     def give_up(self, seconds: float) -> None:
         """End it: no byte has moved for so long."""
         self.reset_backend()
-        self.finish(f"no byte for {seconds:g} s", SilenceError(f"no byte for {seconds:g} s"))
+        text = f"no byte for {seconds:g} s"
+        # Bytes that wait for the backend were sent by the peer: it has done its part.
+        by_peer = not self._gate.request_is_complete and self._to_backend is None
+        self.finish(text, SilenceError(text, by_peer=by_peer))
 
     def _settle(self) -> None:
         if self._gate.response_is_complete and self._to_peer is None:
