@@ -17,8 +17,10 @@ import trio
 
 from sidecar import __version__, supervisor
 from sidecar.core.errors import ConfigError, SidecarError
+from sidecar.core.policy_lint import policy_warnings
 from sidecar.logs import configure_logs
 from sidecar.operations.check import Checked, check
+from sidecar.operations.explain import QuestionError, explain, read_question
 
 EX_CONFIG = 78
 # How long the end may wait for a reader of the log.
@@ -76,7 +78,7 @@ def run(config_file: Path, log_level: str | None) -> None:
 @main.command("check")
 @_config_option
 def check_command(config_file: Path) -> None:
-    """Validate configuration and policy, all problems at once."""
+    """Validate configuration and policy, all problems at once; warn of what is likely a slip."""
     checked = _checked(config_file)
     config, policy = checked.config, checked.policy
     wanted = config.workload_api.spiffe_id or config.workload_api.hint or "the agent's first SVID"
@@ -88,6 +90,30 @@ def check_command(config_file: Path) -> None:
     click.echo(f"  policy    {len(policy.allow)} allow, {len(policy.deny)} deny")
     if config.cert_files is not None:
         click.echo(f"  files     {checked.directory / config.cert_files.directory}")
+    for warning in policy_warnings(policy, config):
+        click.echo(f"warning: {config.policy.file}: {warning}", err=True)
+
+
+@main.command("explain")
+@_config_option
+@click.option("--peer", metavar="ID", help="The peer's SPIFFE ID.")
+@click.option("--method", help="With --path; without both: is the peer admitted at all?")
+@click.option("--path", help="A query is left out.")
+@click.option("--curl", metavar="COMMAND", help="A curl command instead; - reads it from stdin.")
+@click.option("--log", metavar="LINE", help="A line of the log instead; - reads it from stdin.")
+def explain_command(config_file: Path, **asked: str | None) -> None:
+    """Tell which rule of the policy decides on a request, and why.
+
+    Exit status 0: allowed; 1: refused.
+    """
+    try:
+        question = read_question(**{name: _pasted(text) for name, text in asked.items()})
+    except QuestionError as exc:
+        raise click.UsageError(str(exc)) from exc
+    explanation = explain(_checked(config_file), question)
+    for line in explanation.lines():
+        click.echo(line)
+    sys.exit(0 if explanation.allowed else 1)
 
 
 @main.command()
@@ -101,6 +127,11 @@ def demo(keep: bool) -> None:
         sys.exit(0 if trio.run(show, keep) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _pasted(text: str | None) -> str | None:
+    """Give what stands on standard input for "-": a command line is not easy to quote in one."""
+    return sys.stdin.buffer.read().decode("utf-8", "replace") if text == "-" else text
 
 
 def _checked(config_file: Path) -> Checked:

@@ -102,6 +102,31 @@ def test_endpoint_is_found_in_configuration_environment_default(
     assert f"from {endpoint}\n" in done.stdout
 
 
+def test_check_warns_of_what_is_likely_a_slip_and_is_fine(config: Path) -> None:
+    config.write_text(CONFIG.replace('mode = "stream"', 'mode = "http"'))
+    wide = '[[allow]]\nname = "all"\npeers = ["spiffe://example.org/**"]\nendpoints = ["*"]\n'
+    (config.parent / "policy.toml").write_text(POLICY + wide)
+    done = call("check", "--config", config)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == f"{config}: fine"
+    assert done.stderr.splitlines() == [
+        "warning: policy.toml: rule 'traefik': it has no endpoints: "
+        "its peers get an answer to GET /health and nothing else",
+        '    hint: write endpoints = ["preset:ollama"] or other ones; "*" allows all',
+        "warning: policy.toml: rule 'all': spiffe://example.org/** admits every workload "
+        "of the trust domain, those still to come as well",
+        "    hint: name them, or begin below a path: spiffe://example.org/workload/**",
+        "warning: policy.toml: rule 'all': '*' allows every endpoint, "
+        "those that delete models and those still to come",
+        "    hint: a preset and the few endpoints beside it are safer",
+    ]
+
+
+def test_check_of_the_files_that_are_shipped_warns_of_nothing() -> None:
+    done = call("check", "--config", Path(__file__).parent.parent / "conf" / "sidecar.toml")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_version_is_told() -> None:
     done = call("--version")
     assert (done.returncode, done.stdout) == (0, f"spiffe-sidecar, version {__version__}\n")
@@ -119,6 +144,8 @@ def test_version_is_told() -> None:
         pytest.param(["run"], id="run without a file"),
         pytest.param(["run", "--config"], id="option without a value"),
         pytest.param(["check", "--config", "x", "y"], id="an argument too many"),
+        pytest.param(["explain", "--peer", "spiffe://e.org/a"], id="explain without a file"),
+        pytest.param(["explain", "--config", "x"], id="explain without a peer"),
         pytest.param(["run", "--config", "x", "--log-level", "loud"], id="unknown level"),
         pytest.param(["run", "--config", "x", "--listen", "y"], id="flags do not repeat keys"),
     ],

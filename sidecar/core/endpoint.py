@@ -3,8 +3,8 @@
 Gets an endpoint's text and a request's path as it was received, gives values that match or do
 not. A path is decoded once and never repaired: what could mean another path to the backend than
 it means here (dots, doubled slashes, a second layer of escapes) is `BadPathError` for everybody.
-The query never matters. Specification: RFC 3986 (URI) 2.1 (Percent-Encoding), 6.2.2 (Syntax-Based
-Normalization).
+The query never matters. Specification: RFC 3986 (URI) 2.1 (Percent-Encoding), 3.3 (Path),
+6.2.2 (Syntax-Based Normalization).
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+# CONNECT makes a tunnel of the connection, and TRACE sends our own headers back to the peer.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ANY_ENDPOINT = "*"
 
-_PATH = re.compile(r"/[!-~]*")
+_PATH = re.compile(r"/[!\"$->@-~]*")  # printable ASCII without "#" and "?"
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HIDDEN = re.compile(r"%2[EeFf]")
+# Some servers cut a segment off at its semicolon, so "..;x" is ".." to them.
+_DOTS = re.compile(r"/\.\.?(?=[/;]|\Z)")
 _CAPTURE = re.compile(r"\{[a-z][a-z0-9_]*(\.\.\.)?\}")
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()+,;=:@-]+")
-_DOTS = (".", "..")
+_NONE: frozenset[int] = frozenset()
 
 
 class BadPathError(ValueError):
@@ -35,44 +38,45 @@ class RequestPath:
 
     raw: str
     segments: tuple[str, ...]
-    # Which segments hold an escaped slash or dot: those only a capture may take.
-    hides: tuple[bool, ...]
+    # The segments that hold an escaped slash or dot: only a capture may take them.
+    hidden: frozenset[int] = _NONE
 
     @classmethod
     def parse(cls, raw: str) -> RequestPath:
         """Read a path without its query, or raise `BadPathError`."""
-        if not _PATH.fullmatch(raw) or "?" in raw or "#" in raw:
-            raise BadPathError("expected a path that begins with / and is printable ASCII")
-        parts = raw[1:].split("/")
-        if "" in parts[:-1]:
-            raise BadPathError("two slashes in a row in the path")
+        if not _PATH.fullmatch(raw):
+            raise _bad(raw, "a path of printable ASCII that begins with /")
+        if "//" in raw:
+            raise _bad(raw, "one slash between two segments")
+        parts = tuple(raw.split("/")[1:])
         if "%" not in raw and "\\" not in raw:
-            segments = tuple(parts)
-        else:
-            segments = tuple(map(_decoded, parts))
-        for segment in segments:
-            _check_dots(segment)
-        return cls(raw, segments, tuple(bool(_HIDDEN.search(part)) for part in parts))
+            if "/." in raw and _DOTS.search(raw):
+                raise _bad(raw, "no '.' or '..' in the path")
+            return cls(raw, parts)
+        hidden = frozenset(at for at, part in enumerate(parts) if _HIDDEN.search(part))
+        return cls(raw, tuple(map(_decoded, parts)), hidden)
 
 
 def _decoded(part: str) -> str:
     if _BROKEN_ESCAPE.search(part):
-        raise BadPathError("a percent sign in the path without two hexadecimal digits")
+        raise _bad(part, "two hexadecimal digits after each percent sign")
     try:
         text = unquote_to_bytes(part).decode("utf-8")
     except UnicodeDecodeError as exc:
-        raise BadPathError("the decoded path is not UTF-8") from exc
+        raise _bad(part, "UTF-8 once it is decoded") from exc
     if not text.isprintable() or "\\" in text:
-        raise BadPathError("a control character or backslash in the path")
+        raise _bad(part, "no control character and no backslash in the path")
     if _ESCAPE.search(text):
-        raise BadPathError("the path is percent-encoded twice")
+        raise _bad(part, "a path that is percent-encoded once and not twice")
+    if _DOTS.search(f"/{text}"):
+        raise _bad(part, "no '.' or '..' in the path, encoded or not")
+    if text.startswith("/") or text.endswith("/") or "//" in text:
+        raise _bad(part, "something before and after an encoded slash")
     return text
 
 
-def _check_dots(segment: str) -> None:
-    inner = segment.split("/")
-    if any(one in _DOTS for one in inner) or (len(inner) > 1 and "" in inner):
-        raise BadPathError("'.', '..' or nothing between two slashes of the path")
+def _bad(found: str, expected: str) -> BadPathError:
+    return BadPathError(f"found {found[:100]!r} in the path, expected {expected}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class Endpoint:
     text: str
     method: str
     segments: tuple[str, ...]
+    captures: frozenset[int] = _NONE  # the segments that stand for any text
+    takes_rest: bool = False  # the last capture stands for one or more segments
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
@@ -90,40 +96,46 @@ class Endpoint:
             return cls(text, ANY_ENDPOINT, ())
         method, _, path = text.partition(" ")
         if method not in METHODS or not path.startswith("/"):
-            raise ValueError('expected "METHOD /path", "preset:NAME" or "*"')
-        segments = tuple(path[1:].split("/"))
+            raise ValueError(
+                f'expected "METHOD /path" with a method of {", ".join(METHODS)}, '
+                'or "preset:NAME", or "*" for everything'
+            )
+        segments = tuple(path.split("/")[1:])
         for at, segment in enumerate(segments):
             _check_segment(segment, is_last=at == len(segments) - 1)
-        return cls(text, method, segments)
-
-    @property
-    def takes_rest(self) -> bool:
-        """Tell whether the last segment stands for one or more."""
-        return bool(self.segments) and self.segments[-1].endswith("...}")
+        captures = frozenset(at for at, one in enumerate(segments) if one.startswith("{"))
+        return cls(text, method, segments, captures, segments[-1].endswith("...}"))
 
     def matches(self, method: str, path: RequestPath) -> bool:
         """Tell whether the endpoint names the request; HEAD is allowed where GET is."""
+        return method in self.methods() and self.matches_path(path)
+
+    def methods(self) -> tuple[str, ...]:
+        """Give the methods that the endpoint names."""
         if self.method == ANY_ENDPOINT:
-            return not any(path.hides)
-        same_method = method == self.method or (method == "HEAD" and self.method == "GET")
-        return same_method and self.matches_path(path)
+            return METHODS
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
     def matches_path(self, path: RequestPath) -> bool:
-        """Tell whether the endpoint's path is the request's, whatever the method."""
+        """Tell whether the endpoint names the request's path, whatever the method."""
         if self.method == ANY_ENDPOINT:
-            return not any(path.hides)
-        given = len(path.segments)
-        if given < len(self.segments) or (given > len(self.segments) and not self.takes_rest):
+            return not path.hidden
+        if not self.captures:
+            return path.segments == self.segments and not path.hidden
+        wanted, given = len(self.segments), len(path.segments)
+        if given < wanted or (given > wanted and not self.takes_rest):
             return False
-        if path.segments[-1] == "" and self.segments[-1] != "":
-            return False
-        return all(map(_takes, self.segments, path.segments, path.hides))
+        for at, segment in enumerate(self.segments):
+            if at in self.captures:
+                if not path.segments[at]:
+                    return False
+            elif segment != path.segments[at] or at in path.hidden:
+                return False
+        # A slash at the end is a segment of its own, and an empty one is no part of a name.
+        return given == wanted or path.segments[-1] != ""
 
-
-def _takes(pattern: str, segment: str, hides: bool) -> bool:
-    if pattern.startswith("{"):
-        return segment != ""
-    return pattern == segment and not hides
+    def __str__(self) -> str:
+        return self.text
 
 
 def _check_segment(segment: str, *, is_last: bool) -> None:
@@ -131,5 +143,8 @@ def _check_segment(segment: str, *, is_last: bool) -> None:
     if capture is not None:
         if capture[1] and not is_last:
             raise ValueError("expected {name...} as the last segment only")
-    elif segment in _DOTS or not (_LITERAL.fullmatch(segment) or (is_last and segment == "")):
-        raise ValueError("expected segments of letters, digits and -._~, {name} or {name...}")
+    elif segment in (".", "..") or not (_LITERAL.fullmatch(segment) or (is_last and not segment)):
+        raise ValueError(
+            "expected segments of letters, digits and -._~!$&'()+,;=:@ as they are once decoded, "
+            "{name} for any one segment, {name...} for one or more at the end"
+        )

@@ -22,7 +22,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 # The end of a head, or a line feed without its carriage return, whichever comes first.
 _END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])")
-_ANY_REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9](?:\.[0-9])?")
+_OTHER_VERSION = re.compile(rb"[!-~]+ [!-~]+ HTTP/(?!1\.[01])[0-9](?:\.[0-9])?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _AUTHORITY = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?")
@@ -98,7 +98,7 @@ def parse_request(head: bytes) -> RequestHead:
     line, fields = _lines(head)
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
-        if _ANY_REQUEST_LINE.fullmatch(line):
+        if _OTHER_VERSION.fullmatch(line):
             raise HttpError(505, "http_version", "expected HTTP/1.1")
         raise _bad("the request line is not METHOD TARGET HTTP/1.1")
     if not all(map(_FIELD.fullmatch, fields)):

@@ -32,6 +32,8 @@ _OF_ONE_CONNECTION = frozenset(
 )
 # What only we may say to the backend.
 _OURS = frozenset({b"x-spiffe-id", b"x-forwarded-client-cert", b"x-request-id", b"host", b"expect"})
+# Many servers read `_` as `-`, and some every sign: X.Spiffe_Id would speak for X-Spiffe-Id.
+_PLAIN = bytes(byte if chr(byte).isalnum() and byte < 128 else ord("-") for byte in range(256))
 _FORWARDED = frozenset({b"forwarded", b"x-real-ip"})
 # What a rule's `trusted_proxy` may tell of those behind it.
 _FROM_PROXY = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
@@ -87,8 +89,7 @@ def head_for_backend(head: RequestHead, forwarding: Forwarding) -> bytes:
 
 
 def _goes_to_backend(name: bytes, forwarding: Forwarding) -> bool:
-    # Many servers read `_` as `-`: X_Spiffe_Id would speak for X-Spiffe-Id.
-    plain = name.replace(b"_", b"-")
+    plain = name.translate(_PLAIN)
     if plain in _OF_ONE_CONNECTION or plain in _OURS or plain in _FROM_PROXY:
         return False
     if plain in _FORWARDED or plain.startswith(b"x-forwarded-"):

@@ -1,8 +1,9 @@
-"""SPIFFE ID -> decision: deny by default, deny beats allow, no regular expressions.
+"""SPIFFE ID, method and path -> decision: deny by default, deny beats allow.
 
-Gets the rules of `policy.toml` as values and gives a `Decision` with the rule's name and a
-reason that a person can act on. A pattern's trust domain is always literal, so no pattern ever
-reaches into another trust domain.
+Gets the rules of `policy.toml` as values and gives a `Decision` about a peer or a
+`RequestDecision` about one request, with the rule and a reason that a person can act on. A
+pattern's trust domain is always literal, so no pattern ever reaches into another trust domain. No
+regular expressions, and nothing is cached by path.
 """
 
 from __future__ import annotations
@@ -70,12 +71,19 @@ def _check_pattern_segment(text: str, segment: str, *, last: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RuleLimits:
-    """What each peer of a rule may ask for; None: as much as the configuration lets everybody."""
+    """What each peer of a rule may ask for; None: as much as the configuration lets everybody.
+
+    A rate without a burst has the burst of one second, and of one request at least.
+    """
 
     requests_per_second: float | None = None
     burst: int | None = None
     concurrent_requests: int | None = None
     max_body_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.burst is None and self.requests_per_second is not None:
+            object.__setattr__(self, "burst", max(1, int(-(-self.requests_per_second // 1))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class Rule:
     endpoints: tuple[Endpoint, ...] = ()
     limits: RuleLimits = RuleLimits()
     trusted_proxy: bool = False
+    presets: tuple[str, ...] = ()  # the names of those whose endpoints are among `endpoints`
 
     def matches(self, peer: SpiffeId) -> bool:
         """Tell whether any pattern of the rule names `peer`."""
@@ -112,38 +121,56 @@ class RequestDecision:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _PeerAnswers:
+    """All that the policy can say to one peer, in the order in which its rules were written."""
+
+    admission: Decision
+    refusal: RequestDecision
+    by_method: dict[str, tuple[tuple[Endpoint, RequestDecision], ...]]
+
+
 class Policy:
     """The rules of one policy file, never changed: a reload makes a new policy."""
 
     def __init__(self, allow: tuple[Rule, ...], deny: tuple[Rule, ...] = ()) -> None:
         self.allow = allow
         self.deny = deny
-        # Peers are few and come back with every connection; the bound is for the others.
-        self._decide = lru_cache(maxsize=1024)(self._first_match)
-        self._allowing = lru_cache(maxsize=1024)(self._rules_for)
+        # Peers are few and come back with every request; the bound is for the others. Paths are
+        # for a peer to choose: a cache of them would be its to fill.
+        self._answers = lru_cache(maxsize=1024)(self._answers_for)
 
     def decide(self, peer: SpiffeId) -> Decision:
         """Give the decision for `peer`: the first deny, else the first allow, else no."""
-        return self._decide(peer)
+        return self._answers(peer).admission
 
     def decide_request(self, peer: SpiffeId, method: str, raw_path: str) -> RequestDecision:
         """Give the decision for one request: the first rule that names peer and endpoint."""
-        admitted = self.decide(peer)
-        if not admitted.allowed:
-            return RequestDecision(False, None, None, admitted.reason)
+        answers = self._answers(peer)
+        if not answers.admission.allowed:
+            return answers.refusal
         try:
             path = RequestPath.parse(raw_path)
         except BadPathError as exc:
             return RequestDecision(False, None, None, str(exc))
-        for rule in self._allowing(peer):
-            for endpoint in rule.endpoints:
-                if endpoint.matches(method, path):
-                    reason = f"allowed by rule {rule.name!r}"
-                    return RequestDecision(True, rule, endpoint, reason)
-        return RequestDecision(False, None, None, "no rule for this peer names this endpoint")
+        for endpoint, decision in answers.by_method.get(method, ()):
+            if endpoint.matches_path(path):
+                return decision
+        return answers.refusal
 
-    def _rules_for(self, peer: SpiffeId) -> tuple[Rule, ...]:
-        return tuple(rule for rule in self.allow if rule.matches(peer))
+    def _answers_for(self, peer: SpiffeId) -> _PeerAnswers:
+        admission = self._first_match(peer)
+        by_method: dict[str, list[tuple[Endpoint, RequestDecision]]] = {}
+        for rule in self.allow if admission.allowed else ():
+            for endpoint in rule.endpoints if rule.matches(peer) else ():
+                decision = RequestDecision(True, rule, endpoint, f"allowed by rule {rule.name!r}")
+                for method in endpoint.methods():
+                    by_method.setdefault(method, []).append((endpoint, decision))
+        reason = "no rule for this peer names this endpoint"
+        refusal = RequestDecision(
+            False, None, None, reason if admission.allowed else admission.reason
+        )
+        return _PeerAnswers(admission, refusal, {key: tuple(by_method[key]) for key in by_method})
 
     def _first_match(self, peer: SpiffeId) -> Decision:
         for rule in self.deny:

@@ -1,59 +1,64 @@
 """TOML text of `policy.toml` -> `Policy`, or every problem of it at once.
 
 Not part of `policy` because a decision needs no file format. A policy that admits nobody is a
-problem here: a daemon that can only refuse is a mistake that should be seen at start.
+problem here: a daemon that can only refuse is a mistake that should be seen at start. So is a key
+that would not be enforced: whoever wrote it believes that it keeps somebody out.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from sidecar.core.endpoint import Endpoint
 from sidecar.core.policy import PeerPattern, Policy, Rule, RuleLimits
-from sidecar.core.presets import EndpointSet
+from sidecar.core.presets import PREFIX, PRESETS
 from sidecar.core.toml_tables import (
     Name,
     Problem,
     ProblemsError,
     load_toml,
     read_table,
+    shown,
     unknown_key,
 )
 
 Mode = Literal["http", "stream"]
-T = TypeVar("T", bound="DenyTable")
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Kind = Literal["allow", "deny"]
+Rate = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1_099_511_627_776)]
+# None by default. It is not in the types because a message shows the bounds of a plain number.
+_NOT_SET: Any = None
+_NO_ENDPOINTS = "a list of what is forbidden is never complete: write in [[allow]] what is allowed"
+_NO_LIMITS = "a denied peer gets nothing, so there is nothing to limit"
+_NOT_IN_STREAM = 'it cannot be enforced in mode "stream"; it needs [backend] mode = "http"'
 
 
-class DenyTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DenyTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One `[[deny]]` table: peers alone, because a list of bad endpoints is never complete."""
 
     name: Name
     peers: tuple[PeerPattern, ...]
 
 
-class AllowTable(DenyTable, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One `[[allow]]` table; all but the first two keys are for mode `http`."""
+class AllowTable(DenyTable, frozen=True):
+    """One `[[allow]]` table; all but the first two keys are for mode "http"."""
 
-    endpoints: tuple[EndpointSet, ...] = ()
-    requests_per_second: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] | None = None
-    burst: Positive | None = None
-    concurrent_requests: Positive | None = None
-    max_body_bytes: Annotated[int, msgspec.Meta(ge=0, le=1_099_511_627_776)] | None = None
+    endpoints: tuple[str, ...] = ()
+    requests_per_second: Rate = _NOT_SET
+    burst: Count = _NOT_SET
+    concurrent_requests: Count = _NOT_SET
+    max_body_bytes: Bytes = _NOT_SET
     trusted_proxy: bool = False
 
-    def rule(self) -> Rule:
-        """Give the rule that decides."""
-        limits = RuleLimits(
-            self.requests_per_second, self.burst, self.concurrent_requests, self.max_body_bytes
-        )
-        endpoints = tuple(dict.fromkeys(one for group in self.endpoints for one in group.endpoints))
-        return Rule(self.name, self.peers, endpoints, limits, self.trusted_proxy)
 
-
-KINDS: dict[str, type[DenyTable]] = {"allow": AllowTable, "deny": DenyTable}
-_ONLY_HTTP = [field for field in AllowTable.__struct_fields__ if field not in ("name", "peers")]
+KINDS: dict[Kind, type[DenyTable]] = {"allow": AllowTable, "deny": DenyTable}
+LIMITS = ("requests_per_second", "burst", "concurrent_requests", "max_body_bytes")
+REQUEST_KEYS = ("endpoints", *LIMITS, "trusted_proxy")
 
 
 def parse_policy(text: str, file: str, mode: Mode = "http") -> Policy:
@@ -62,9 +67,9 @@ def parse_policy(text: str, file: str, mode: Mode = "http") -> Policy:
     problems = [
         unknown_key(file, "", key, list(KINDS)) for key in sorted(document.keys() - KINDS.keys())
     ]
-    allow = [one.rule() for one in _tables(AllowTable, document, file, mode, problems)]
-    deny = _tables(DenyTable, document, file, mode, problems)
-    _check_names([*(rule.name for rule in allow), *(one.name for one in deny)], file, problems)
+    allow = _rules("allow", document, file, mode, problems)
+    deny = _rules("deny", document, file, mode, problems)
+    _check_names(allow + deny, file, problems)
     if not allow and not problems:
         hint = (
             'an empty policy admits nobody; write [[allow]] with name = "..." and peers = ["..."]'
@@ -72,48 +77,115 @@ def parse_policy(text: str, file: str, mode: Mode = "http") -> Policy:
         problems.append(Problem(file, "", "no [[allow]] rule", "at least one", hint))
     if problems:
         raise ProblemsError(problems)
-    return Policy(tuple(allow), tuple(Rule(one.name, one.peers) for one in deny))
+    return Policy(tuple(allow), tuple(deny))
 
 
-def _tables(
-    kind: type[T],
-    document: dict[str, Any],
-    file: str,
-    mode: Mode,
-    problems: list[Problem],
-) -> list[T]:
-    name = next(name for name, table in KINDS.items() if table is kind)
-    tables = document.get(name, [])
+def _rules(
+    kind: Kind, document: dict[str, Any], file: str, mode: Mode, problems: list[Problem]
+) -> list[Rule]:
+    tables = document.get(kind, [])
     if not isinstance(tables, list):
-        hint = f"write [[{name}]] with two brackets"
-        problems.append(Problem(file, f"[{name}]", "one table", "a list of tables", hint))
+        hint = f"write [[{kind}]] with two brackets"
+        problems.append(Problem(file, f"[{kind}]", "one table", "a list of tables", hint))
         return []
-    read = []
+    rules = []
     for number, table in enumerate(tables, start=1):
-        where = f"[[{name}]] #{number}"
-        one = read_table(kind, table, file, where, problems)
-        if isinstance(table, dict):
-            _check_keys(table, file, where, mode, problems)
-        if one is not None:
-            read.append(one)
-    return read
+        where, before = f"[[{kind}]] #{number}", len(problems)
+        if kind == "deny" or mode == "stream":
+            problems += _misplaced(kind, table, file, where)
+            readable = _without_request_keys(table)
+            rule: DenyTable | None = read_table(DenyTable, readable, file, where, problems)
+        else:
+            rule = read_table(AllowTable, table, file, where, problems)
+            problems += _unusable(table, file, where)
+        if rule is not None and len(problems) == before:
+            rules.append(_rule(rule))
+    return rules
 
 
-def _check_keys(
-    table: dict[str, Any], file: str, where: str, mode: Mode, problems: list[Problem]
-) -> None:
-    """Refuse keys that would not be enforced: who wrote them counts on them."""
-    for key in _ONLY_HTTP if mode == "stream" else ():
-        if key in table:
-            hint = 'write [backend] mode = "http" in sidecar.toml'
-            expected = "no such key in mode stream, where nobody looks into the bytes"
-            problems.append(Problem(file, f"{where} {key}", "a value", expected, hint))
+def _misplaced(kind: Kind, table: object, file: str, where: str) -> Iterator[Problem]:
+    """Find the keys that are right elsewhere, and would do nothing here."""
+    if not isinstance(table, dict):
+        return
+    for key in filter(table.__contains__, REQUEST_KEYS):
+        denied = _NO_ENDPOINTS if key == "endpoints" else _NO_LIMITS
+        hint = denied if kind == "deny" else _NOT_IN_STREAM
+        yield Problem(file, f"{where} {key}", "a value", "name and peers only", hint)
+
+
+def _without_request_keys(table: object) -> object:
+    if not isinstance(table, dict):
+        return table
+    return {key: value for key, value in table.items() if key not in REQUEST_KEYS}
+
+
+# This looks at the document and not at the structs, so that one problem of a table does not hide
+# another one of it.
+def _unusable(table: object, file: str, where: str) -> Iterator[Problem]:
+    """Find endpoints that are none, and limits that would limit nothing."""
+    if not isinstance(table, dict):
+        return
+    for key in LIMITS:
+        if table.get(key) == "":
+            expected = "a number; without the key there is no such limit"
+            yield Problem(file, f"{where} {key}", "''", expected)
     if "burst" in table and "requests_per_second" not in table:
-        expected = "requests_per_second beside it"
-        problems.append(Problem(file, f"{where} burst", "no rate", expected))
+        hint = "it is how far requests_per_second may be exceeded, and limits nothing alone"
+        yield Problem(file, f"{where} burst", "no rate", "requests_per_second beside it", hint)
+    texts = table.get("endpoints", [])
+    for text in texts if isinstance(texts, list) else [texts]:
+        if isinstance(text, str):
+            try:
+                _endpoints(text)
+            except ValueError as exc:
+                expected = str(exc).removeprefix("expected ")
+                place = f"{where} endpoints"
+                yield Problem(file, place, shown(text), expected, _nearest(text))
 
 
-def _check_names(names: list[str], file: str, problems: list[Problem]) -> None:
+def _endpoints(text: str) -> tuple[Endpoint, ...]:
+    """Read one entry of `endpoints`, or raise `ValueError` with what was expected."""
+    if not text.startswith(PREFIX):
+        return (Endpoint.parse(text),)
+    name = text.removeprefix(PREFIX)
+    if name not in PRESETS:
+        raise ValueError(f"expected a preset: {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]
+
+
+def _nearest(text: str) -> str | None:
+    """Say what an entry of `endpoints` was probably meant to be."""
+    near = get_close_matches(text.removeprefix(PREFIX).strip().lower(), PRESETS, n=1)
+    if near:
+        return f'did you mean "{PREFIX}{near[0]}"?'
+    method, _, path = text.partition(" ")
+    if "?" in path or "#" in path:
+        return "a query is never looked at: leave it out"
+    if "*" in path:
+        return "write {name} for one segment, {name...} for all that follow"
+    if method.upper() != method and path.startswith("/"):
+        return f'did you mean "{method.upper()} {path}"?'
+    return None
+
+
+def _rule(table: DenyTable) -> Rule:
+    if not isinstance(table, AllowTable):
+        return Rule(table.name, table.peers)
+    # A dictionary for its order: what is named twice counts once, where it stands first.
+    endpoints = dict.fromkeys(one for text in table.endpoints for one in _endpoints(text))
+    presets = dict.fromkeys(
+        text.removeprefix(PREFIX) for text in table.endpoints if text.startswith(PREFIX)
+    )
+    limits = RuleLimits(
+        table.requests_per_second, table.burst, table.concurrent_requests, table.max_body_bytes
+    )
+    return Rule(
+        table.name, table.peers, tuple(endpoints), limits, table.trusted_proxy, tuple(presets)
+    )
+
+
+def _check_names(rules: list[Rule], file: str, problems: list[Problem]) -> None:
     """A log line names the rule that decided; two of one name would make it a riddle."""
+    names = [rule.name for rule in rules]
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(Problem(file, f"name = {name!r}", "two rules of that name", "one"))

@@ -1,87 +1,125 @@
-"""Endpoint sets of known model servers: what a client of each needs, and nothing that manages it.
+"""Endpoint sets of known model servers: what their clients need, and nothing that manages one.
 
-A preset never holds an endpoint that changes, downloads or removes models, tells of the host, or
-profiles the server. What is new in a product is refused until it is written here.
+In a rule they are written "preset:NAME". They are for inference, names of models and versions. None
+has an endpoint that changes, loads or downloads a model, reaches another host or an account, tells
+what other peers do, or profiles and steers the server; what is new in a product is refused until
+it is added here. Whatever a preset leaves out can be written beside it, so a preset errs by
+leaving out. GET /health is our own answer and in none of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from sidecar.core.endpoint import Endpoint
 
 PREFIX = "preset:"
 
+# Left out: answers that were stored (GET /v1/responses/ID, and its cancelling), because whoever
+# knows the ID would get the answer of another peer; files, batches and fine-tuning, which are
+# state of the server; images, which no server below has.
 _OPENAI = (
     "GET /v1/models",
-    "GET /v1/models/{model...}",
+    "GET /v1/models/{model...}",  # names have slashes: org/model
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "POST /v1/embeddings",
     "POST /v1/responses",
+    "POST /v1/audio/transcriptions",
+    "POST /v1/audio/translations",
 )
+# Batches are left out: they outlive their connection.
 _ANTHROPIC = (
-    "POST /v1/messages",
-    "POST /v1/messages/count_tokens",
     "GET /v1/models",
     "GET /v1/models/{model...}",
+    "POST /v1/messages",
+    "POST /v1/messages/count_tokens",  # clients measure a conversation before they send it
+)
+# What chat clients of both kinds use, and Ollama's metadata without its own inference: one way
+# to ask for each thing. Not in it: /api/ps (which models others use right now), /api/status,
+# /api/me and /api/experimental (the host's account at ollama.com), /debug.
+_OLLAMA = (
+    "GET /v1/models",
+    "GET /v1/models/{model...}",
+    "GET /api/version",
+    "GET /api/tags",
+    "POST /v1/chat/completions",
+    "POST /v1/responses",
+    "POST /v1/messages",
+    "POST /api/show",
+)
+# For clients of Ollama's own API, its command line among them, which first asks for /.
+_OLLAMA_NATIVE = (
+    "GET /",
+    "GET /api/version",
+    "GET /api/tags",
+    "POST /api/show",
+    "POST /api/chat",
+    "POST /api/generate",
+    "POST /api/embed",
+    "POST /api/embeddings",
+)
+# Inference of every task that vLLM serves, by the paths that clients know. Left out: /metrics and
+# /load (the load that all peers make), /invocations (one path for all of them, with sessions and
+# adapters), render and derender and /inference (tokens between the parts of a deployment),
+# chat/completions/batch (many requests that count as one), /server_info and /tokenizer_info (the
+# configuration), /docs, and all that pauses, scales, profiles or reloads it.
+_VLLM = (
+    "GET /v1/models",
+    "GET /version",
+    "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/responses",
+    "POST /v1/messages",
+    "POST /v1/messages/count_tokens",
+    "POST /v1/embeddings",
+    "POST /v2/embed",
+    "POST /v1/audio/transcriptions",
+    "POST /v1/audio/translations",
+    "POST /pooling",
+    "POST /classify",
+    "POST /score",
+    "POST /v1/score",
+    "POST /rerank",
+    "POST /v1/rerank",
+    "POST /v2/rerank",
+    "POST /tokenize",
+    "POST /detokenize",
 )
 
 
-def _endpoints(*texts: str) -> tuple[Endpoint, ...]:
+def _endpoints(texts: tuple[str, ...]) -> tuple[Endpoint, ...]:
     return tuple(map(Endpoint.parse, texts))
 
 
-PRESETS: dict[str, tuple[Endpoint, ...]] = {
-    "ollama": _endpoints(
-        "GET /v1/models",
-        "GET /v1/models/{model...}",
-        "GET /api/version",
-        "GET /api/tags",
-        "POST /v1/chat/completions",
-        "POST /v1/responses",
-        "POST /v1/messages",
-        "POST /api/show",
-    ),
-    "ollama-native": _endpoints(
-        "GET /api/version",
-        "GET /api/tags",
-        "POST /api/show",
-        "POST /api/chat",
-        "POST /api/generate",
-        "POST /api/embed",
-        "POST /api/embeddings",
-    ),
-    "openai": _endpoints(*_OPENAI),
-    "anthropic": _endpoints(*_ANTHROPIC),
-    "vllm": _endpoints(
-        *_OPENAI,
-        "POST /v1/messages",
-        "GET /version",
-        "GET /ping",
-        "POST /tokenize",
-        "POST /detokenize",
-    ),
-}
+PRESETS: Mapping[str, tuple[Endpoint, ...]] = MappingProxyType(
+    {
+        "ollama": _endpoints(_OLLAMA),
+        "openai": _endpoints(_OPENAI),
+        "anthropic": _endpoints(_ANTHROPIC),
+        "vllm": _endpoints(_VLLM),
+        "ollama-native": _endpoints(_OLLAMA_NATIVE),
+    }
+)
 
-
-@dataclass(frozen=True, slots=True)
-class EndpointSet:
-    """What one entry of a rule's `endpoints` stands for: an endpoint, or those of a preset."""
-
-    text: str
-    endpoints: tuple[Endpoint, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> EndpointSet:
-        """Read `METHOD /path`, `*` or `preset:NAME`, or raise `ValueError`."""
-        if not text.startswith(PREFIX):
-            return cls(text, (Endpoint.parse(text),))
-        name = text.removeprefix(PREFIX)
-        if name not in PRESETS:
-            known = ", ".join(PREFIX + one for one in PRESETS)
-            near = get_close_matches(name, PRESETS, n=1)
-            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-            raise ValueError(f"expected one of {known}{hint}")
-        return cls(text, PRESETS[name])
+# Which of the servers that we know serve a preset, and which of them answer at a health path.
+# Both are for warnings only: a server that is not named here may serve any of them.
+SERVED_BY: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "ollama": frozenset({"ollama"}),
+        "openai": frozenset({"ollama", "vllm", "llama-server"}),
+        "anthropic": frozenset({"ollama", "vllm", "llama-server"}),
+        "vllm": frozenset({"vllm"}),
+        "ollama-native": frozenset({"ollama"}),
+    }
+)
+HEALTH_PATHS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "/api/version": frozenset({"ollama"}),
+        "/health": frozenset({"vllm", "llama-server"}),
+        "/v1/health": frozenset({"llama-server"}),
+        "/version": frozenset({"vllm"}),
+        "/ping": frozenset({"vllm"}),
+    }
+)

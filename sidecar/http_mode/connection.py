@@ -125,6 +125,9 @@ class HttpConnection:
 
     async def _next_head(self) -> bool:
         """Wait for a request; False when none comes any more."""
+        if not self._gate.is_idle:
+            # Sent ahead: whoever sends a thousand at once must not be served a thousand in a row.
+            await trio.lowlevel.checkpoint()
         while self._gate.is_idle:
             if not await self._first_byte():
                 return False
@@ -218,7 +221,7 @@ class HttpConnection:
 
     async def _unless_gone(self, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step that waits for others; raise `PeerLeftError` as soon as nobody needs it."""
-        left: list[PeerLeftError] = []
+        ends: list[Exception] = []  # a nursery would wrap them
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
@@ -227,14 +230,17 @@ class HttpConnection:
                         await trio.lowlevel.wait_readable(self._peer.sock)
                         self._read()
                 except PeerLeftError as exc:
-                    left.append(exc)
+                    ends.append(exc)
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            await step()
+            try:
+                await step()
+            except (BackendError, RefusedError) as exc:
+                ends.append(exc)
             nursery.cancel_scope.cancel()
-        if left:
-            raise left[0]
+        if ends:
+            raise ends[0]
 
     async def _own_answer(self, request: RequestHead) -> Answer | None:
         """Answer what is not for the backend: a browser's preflight, and our health."""
@@ -261,7 +267,7 @@ class HttpConnection:
         finally:
             if self._gate.response is not None:
                 line.status = self._gate.response.status
-            if self._gate.backend_is_reusable:
+            if self._gate.backend_is_reusable and not line.traffic.undelivered:
                 self._link.keep()
             else:
                 self._link.drop()

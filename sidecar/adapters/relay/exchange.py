@@ -78,6 +78,9 @@ class Exchange(Pair):
 
     def _settle(self) -> None:
         if self._gate.response_is_complete and self._to_peer is None:
+            # It answered before it had read everything. On this connection it would take the
+            # next request for the rest of this one.
+            self._traffic.undelivered = self._to_backend is not None or self._backend_is_lost
             self.finish("answered")
         else:
             self.watch()

@@ -49,6 +49,7 @@ class Traffic:
     sent: int = 0  # from the backend, to the peer
     end: str = "cut: shutting down"
     backend_broke: bool = False
+    undelivered: bool = False  # something that was meant for the backend never reached it
     first_sent_at: float = field(default=0.0, compare=False)  # on trio's clock; 0: not yet
 
 
