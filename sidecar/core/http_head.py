@@ -29,6 +29,7 @@ _AUTHORITY = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/[^#]*)?", re.IGNORECASE)
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
 _NO_BODY = {204, 304}
+_NO_OPTIONS: frozenset[bytes] = frozenset()
 # Fields of which a second one would make two readings of one message.
 _ONCE = frozenset({b"content-length", b"transfer-encoding", b"host", b"expect"})
 
@@ -220,7 +221,9 @@ def connection_options(headers: Headers) -> frozenset[bytes]:
 
 
 def _options(headers: Headers) -> frozenset[bytes]:
-    values = b",".join(value for name, value in headers if name == b"connection")
+    values = b",".join([value for name, value in headers if name == b"connection"])
+    if not values:
+        return _NO_OPTIONS
     return frozenset(option.strip(b" \t").lower() for option in values.split(b","))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import msgspec
 
@@ -98,6 +99,9 @@ def refusal_headers(
     headers = [("Content-Type", "application/json")]
     if refusal.retry_after_seconds is not None:
         headers.append(("Retry-After", str(refusal.retry_after_seconds)))
+    if refusal.status == HTTPStatus.GATEWAY_TIMEOUT:
+        # Their clients try again by themselves, and would have the same answer generated anew.
+        headers.append(("X-Should-Retry", "false"))
     if Dialect.of(path, anthropic) in (Dialect.ANTHROPIC, Dialect.ANY):
         # The name under which Anthropic's clients look for what others call X-Request-Id.
         headers.append(("Request-Id", request_id))
