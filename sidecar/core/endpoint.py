@@ -16,6 +16,9 @@ from urllib.parse import unquote_to_bytes
 # CONNECT makes a tunnel of the connection, and TRACE sends our own headers back to the peer.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ANY_ENDPOINT = "*"
+# Many times the longest path of a model server. Decoding is work that a peer makes us do before
+# its rate is known.
+MAX_LENGTH = 2048
 
 _PATH = re.compile(r"/[!\"$->@-~]*")  # printable ASCII without "#" and "?"
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -44,6 +47,8 @@ class RequestPath:
     @classmethod
     def parse(cls, raw: str) -> RequestPath:
         """Read a path without its query, or raise `BadPathError`."""
+        if len(raw) > MAX_LENGTH:
+            raise _bad(raw, f"at most {MAX_LENGTH} characters")
         if not _PATH.fullmatch(raw):
             raise _bad(raw, "a path of printable ASCII that begins with /")
         if "//" in raw:

@@ -28,13 +28,15 @@ from sidecar.core.toml_tables import (
 
 Mode = Literal["http", "stream"]
 Kind = Literal["allow", "deny"]
-Rate = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
+# One request in a quarter of an hour: what is rarer is no rate, and what is near 0 no number to
+# calculate with.
+Rate = Annotated[float, msgspec.Meta(ge=0.001, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1_099_511_627_776)]
 # None by default. It is not in the types because a message shows the bounds of a plain number.
 _NOT_SET: Any = None
 _NO_ENDPOINTS = "a list of what is forbidden is never complete: write in [[allow]] what is allowed"
-_NO_LIMITS = "a denied peer gets nothing, so there is nothing to limit"
+_NOTHING_ELSE = "a denied peer gets nothing, so there is nothing else to say of it"
 _NOT_IN_STREAM = 'it cannot be enforced in mode "stream"; it needs [backend] mode = "http"'
 
 
@@ -69,7 +71,7 @@ def parse_policy(text: str, file: str, mode: Mode = "http") -> Policy:
     ]
     allow = _rules("allow", document, file, mode, problems)
     deny = _rules("deny", document, file, mode, problems)
-    _check_names(allow + deny, file, problems)
+    _check_names(document, file, problems)
     if not allow and not problems:
         hint = (
             'an empty policy admits nobody; write [[allow]] with name = "..." and peers = ["..."]'
@@ -108,7 +110,7 @@ def _misplaced(kind: Kind, table: object, file: str, where: str) -> Iterator[Pro
     if not isinstance(table, dict):
         return
     for key in filter(table.__contains__, REQUEST_KEYS):
-        denied = _NO_ENDPOINTS if key == "endpoints" else _NO_LIMITS
+        denied = _NO_ENDPOINTS if key == "endpoints" else _NOTHING_ELSE
         hint = denied if kind == "deny" else _NOT_IN_STREAM
         yield Problem(file, f"{where} {key}", "a value", "name and peers only", hint)
 
@@ -155,7 +157,7 @@ def _endpoints(text: str) -> tuple[Endpoint, ...]:
 
 def _nearest(text: str) -> str | None:
     """Say what an entry of `endpoints` was probably meant to be."""
-    near = get_close_matches(text.removeprefix(PREFIX).strip().lower(), PRESETS, n=1)
+    near = get_close_matches(text.rpartition(":")[2].strip().lower(), PRESETS, n=1, cutoff=0.75)
     if near:
         return f'did you mean "{PREFIX}{near[0]}"?'
     method, _, path = text.partition(" ")
@@ -184,8 +186,10 @@ def _rule(table: DenyTable) -> Rule:
     )
 
 
-def _check_names(rules: list[Rule], file: str, problems: list[Problem]) -> None:
+def _check_names(document: dict[str, Any], file: str, problems: list[Problem]) -> None:
     """A log line names the rule that decided; two of one name would make it a riddle."""
-    names = [rule.name for rule in rules]
+    lists = [tables for tables in map(document.get, KINDS) if isinstance(tables, list)]
+    tables = [table for tables in lists for table in tables if isinstance(table, dict)]
+    names = [table["name"] for table in tables if isinstance(table.get("name"), str)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(Problem(file, f"name = {name!r}", "two rules of that name", "one"))
