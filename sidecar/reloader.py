@@ -18,8 +18,11 @@ import structlog
 import trio
 
 from sidecar.adapters.policy_file import CurrentPolicy, FileChanges
+from sidecar.core.config import Config
 from sidecar.core.errors import WatchError
-from sidecar.core.policy_file import Mode, parse_policy
+from sidecar.core.policy import Policy
+from sidecar.core.policy_file import parse_policy
+from sidecar.core.policy_lint import policy_warnings
 from sidecar.core.toml_tables import ProblemsError
 
 log = structlog.get_logger()
@@ -30,7 +33,7 @@ class PolicySource:
     """Where the policy comes from, and the text that was last read there."""
 
     path: Path
-    mode: Mode
+    config: Config
     text: str | None = None
 
 
@@ -38,6 +41,7 @@ async def keep_policy(
     current: CurrentPolicy, source: PolicySource, hangups: AsyncIterator[int]
 ) -> None:
     """Follow the file and SIGHUP for ever."""
+    _warn(current.policy, source.config)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_follow_file, current, source)
         async for _ in hangups:
@@ -68,12 +72,19 @@ def _reload(current: CurrentPolicy, source: PolicySource, asked_by: str) -> None
         return
     source.text = text
     try:
-        policy = parse_policy(text, source.path.name, source.mode)
+        policy = parse_policy(text, source.path.name, source.config.backend.mode)
     except ProblemsError as exc:
         _keep(asked_by, [str(problem) for problem in exc.problems])
         return
     current.replace(policy)
     log.info("policy loaded", allow=len(policy.allow), deny=len(policy.deny), asked_by=asked_by)
+    _warn(policy, source.config)
+
+
+def _warn(policy: Policy, config: Config) -> None:
+    """Say what is legal and yet most likely not what was meant; `check` says the same."""
+    for warning in policy_warnings(policy, config):
+        log.warning("policy warning", rule=warning.rule, reason=warning.text, hint=warning.hint)
 
 
 def _keep(asked_by: str, problems: list[str]) -> None:

@@ -56,7 +56,7 @@ async def run(
     slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
     relay = Relay(config.timeouts.between_bytes)
     in_force = CurrentPolicy(policy)
-    source = PolicySource(directory / config.policy.file, config.backend.mode, policy_text)
+    source = PolicySource(directory / config.policy.file, config, policy_text)
     mode: Mode
     if config.backend.mode == "http":
         mode = HttpMode(config, current, in_force, slots, relay)

@@ -98,8 +98,9 @@ class Exchange(Pair):
 
     def _backend_is_ready(self, events: int) -> None:
         if events & WRITE and self._to_backend is not None:
-            sent = self._send_to_backend(self._to_backend)
-            self._to_backend = self._to_backend[sent:] or None
+            left = self._to_backend
+            sent = self._send_to_backend(left)
+            self._to_backend = None if self._backend_is_lost else left[sent:] or None
         if events & READ and self._to_peer is None and not self._gate.response_is_complete:
             self._read_backend()
 
