@@ -99,10 +99,13 @@ def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> b
     for trust_domain in update.bundles.keys() - identity.bundles.keys():
         log.warning("update incomplete", reason=f"OpenSSL cannot read the bundle of {trust_domain}")
     old = current.identity
-    current.replace(identity, Standing(not_after=svid.not_after, connected=True))
-    if old is not None and old.svid.leaf == svid.leaf and old.bundles == identity.bundles:
+    standing = Standing(not_after=svid.not_after, connected=True)
+    if old is not None and old.svid.chain == svid.chain and old.bundles == identity.bundles:
+        # The old object stays: another one would end every kept connection for nothing.
+        current.replace(old, standing)
         log.debug("identity confirmed", serial=svid.serial)
         return True
+    current.replace(identity, standing)
     log.info(
         "identity rotated" if old else "identity obtained",
         spiffe_id=str(svid.spiffe_id),

@@ -30,7 +30,9 @@ class BackendHealth:
         """Give why the backend cannot be used, or None when it answers."""
         async with self._lock:
             if trio.current_time() - self._asked_at >= _FRESH_SECONDS:
-                self._reason = await self._ask()
+                self._reason = f"the backend does not answer within {_SECONDS:g} s"
+                with trio.move_on_after(_SECONDS):  # httpx's own is for each step
+                    self._reason = await self._ask()
                 self._asked_at = trio.current_time()
             return self._reason
 

@@ -8,6 +8,7 @@ until there is an identity a peer is refused by the kernel instead of being kept
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,11 @@ class Slots:
                 yield scope
             finally:
                 self._handshakes.pop(scope, None)
+
+    @property
+    def room_for_connections(self) -> bool:
+        """Tell whether a connection slot is free."""
+        return self.connections < self._maximum
 
     @contextmanager
     def connection(self) -> Iterator[bool]:
@@ -155,6 +161,14 @@ def _tune(sock: socket.socket) -> None:
 def keepalive_option(names: object) -> int | None:
     """Give the option for the idle time before probes: Linux and macOS name it differently."""
     return getattr(names, "TCP_KEEPIDLE", None) or getattr(names, "TCP_KEEPALIVE", None)
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Tell whether the peer has ended or reset the connection, behind whatever is still unread."""
+    poll = select.poll()
+    # Linux tells an end apart by a flag of its own; macOS says POLLHUP.
+    poll.register(sock, getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
 
 
 async def drain_unread(sock: socket.socket) -> None:

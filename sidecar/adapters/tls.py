@@ -243,9 +243,13 @@ class TlsStream:
         For connections that are older than the bundles of the moment: an authority that has left
         its bundle speaks for nobody any more.
         """
-        leaf = self._connection.get_peer_certificate(as_cryptography=True)
+        try:
+            leaf = self._connection.get_peer_certificate(as_cryptography=True)
+            sent = self._connection.get_peer_cert_chain(as_cryptography=True) or []
+        except Exception as exc:
+            # What the handshake had no need to look at may be unreadable.
+            raise PeerError(f"certificate not accepted: {type(exc).__name__}: {exc}") from exc
         assert leaf is not None
-        sent = self._connection.get_peer_cert_chain(as_cryptography=True) or []
         chain = [leaf, *(one for one in sent if one != leaf)]
         identity.verifier.verify(_without_anchor(chain), now)
 

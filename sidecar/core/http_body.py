@@ -19,6 +19,9 @@ _SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
 _SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _MAX_TRAILER_BYTES = 8192
+# Framing that nobody honest needs: a million chunks of a byte cost their reader seconds.
+_MAX_FRAMING_BYTES = 65536
+_MAX_FRAMING_SHARE = 2
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -80,13 +83,22 @@ class BodyUntilEnd:
 class ChunkedBody:
     """A chunked body: sizes, data, the last chunk, and trailers that are dropped."""
 
-    __slots__ = ("_in_trailer", "_left", "_line", "_trailer_bytes", "complete")
+    __slots__ = (
+        "_framing",
+        "_in_trailer",
+        "_left",
+        "_line",
+        "_payload",
+        "_trailer_bytes",
+        "complete",
+    )
 
     def __init__(self) -> None:
         self._left = 0  # of the chunk's data and the CRLF behind it; 0 means a line comes
         self._line = bytearray()
         self._in_trailer = False
         self._trailer_bytes = 0
+        self._framing = self._payload = 0
         self.complete = False
 
     def feed(self, data: memoryview) -> tuple[Buffer, int]:
@@ -107,7 +119,14 @@ class ChunkedBody:
                 at = whole.end()
             else:
                 at += self._take_line(data[at:])
+        self._check_framing(at, sum(map(len, pieces)))
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), at
+
+    def _check_framing(self, taken: int, payload: int) -> None:
+        self._payload += payload
+        self._framing += taken - payload
+        if self._framing > _MAX_FRAMING_BYTES + _MAX_FRAMING_SHARE * self._payload:
+            raise BodyError("the chunks are too small for the body's size")
 
     def end(self) -> bool:
         """Tell whether the last chunk came."""

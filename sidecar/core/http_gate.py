@@ -101,6 +101,11 @@ class HttpGate:
         """Tell whether the whole body has been taken."""
         return self._body is not None and self._body.complete
 
+    @property
+    def takes_chunks(self) -> bool:
+        """Tell whether what the peer sends is framed in chunks, each of which costs time."""
+        return isinstance(self._body, ChunkedBody)
+
     def receive(self, data: Buffer) -> Buffer:
         """Take bytes of the peer, give those for the backend; raise `HttpError`."""
         if self._admitted and not self.request_is_complete:

@@ -28,6 +28,8 @@ _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _AUTHORITY = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/[^#]*)?", re.IGNORECASE)
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
+# As many as nobody sends; thousands of empty ones would take milliseconds to read and write.
+MAX_FIELDS = 200
 _NO_BODY = {204, 304}
 _NO_OPTIONS: frozenset[bytes] = frozenset()
 # Fields of which a second one would make two readings of one message.
@@ -97,6 +99,8 @@ def head_end(data: bytearray, start: int, maximum: int) -> int | None:
 def parse_request(head: bytes) -> RequestHead:
     """Read a request's head, or raise `HttpError` with what is wrong with it."""
     line, fields = _lines(head)
+    if len(fields) > MAX_FIELDS:
+        raise HttpError(431, "head_too_large", f"the request's head has over {MAX_FIELDS} headers")
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         if _OTHER_VERSION.fullmatch(line):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -143,7 +143,7 @@ def shown(value: object) -> str:
 def _value(kind: Any, value: object, file: str, where: str, problems: list[Problem]) -> Any:
     """Convert one value; where a list is asked for, one string stands for a list of one."""
     inner = [one for one in get_args(kind) if one is not type(None)]
-    if isinstance(kind, UnionType) and len(inner) == 1:
+    if get_origin(kind) in (UnionType, Union) and len(inner) == 1:
         kind = inner[0]
     if get_origin(kind) is tuple:
         items = value if isinstance(value, list) else [value]

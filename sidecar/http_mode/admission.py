@@ -21,6 +21,8 @@ from sidecar.core.limits import TokenBuckets
 from sidecar.core.policy import RequestDecision, Rule
 from sidecar.core.refusal import Refusal
 
+MAX_SHOWN_PATH = 200
+
 
 class RefusedError(Exception):
     """This request is not served; `closes` ends the connection after the answer."""
@@ -73,20 +75,22 @@ class Admission:
         policy = self._policy.policy
         decision = policy.decide_request(peer.peer, request.method, request.path)
         if not decision.allowed:
-            text = f"{request.method} {request.path[:200]} is not allowed for {peer.peer}"
+            text = (
+                f"{request.method} {request.path[:MAX_SHOWN_PATH]} is not allowed for {peer.peer}"
+            )
             raise RefusedError(Refusal(403, "endpoint_not_allowed", text), decision.reason)
         return decision
 
-    def limits(self, peer: TlsStream, rule: Rule, gate: HttpGate) -> None:
-        """Check the body's size and the peer's rate; raises `HttpError` for the size."""
-        of_rule = rule.limits
-        most = self._limits.max_body_bytes
-        gate.limit_body(
-            most if of_rule.max_body_bytes is None else min(most, of_rule.max_body_bytes)
-        )
-        rate = of_rule.requests_per_second
+    def limit_body(self, rule: Rule, gate: HttpGate) -> None:
+        """Hold the body to the smaller limit of rule and configuration; raises `HttpError`."""
+        most, of_rule = self._limits.max_body_bytes, rule.limits.max_body_bytes
+        gate.limit_body(most if of_rule is None else min(most, of_rule))
+
+    def rate(self, peer: TlsStream, rule: Rule) -> None:
+        """Take a token of the peer's under that rule."""
+        rate = rule.limits.requests_per_second
         if rate is not None:
-            burst = of_rule.burst or max(1, math.ceil(rate))
+            burst = rule.limits.burst or max(1, math.ceil(rate))
             key = (peer.peer, rule.name)
             wait = self._buckets.take(key, rate, burst, trio.current_time())
             if wait:

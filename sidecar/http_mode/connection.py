@@ -9,12 +9,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 import trio
 
 from sidecar.adapters.backend_health import BackendHealth
+from sidecar.adapters.listener import has_hung_up
 from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.config import Config
@@ -26,11 +27,12 @@ from sidecar.core.http_headers import Forwarding, client_certificate, head_for_b
 from sidecar.core.limits import Ticket
 from sidecar.core.policy import Rule
 from sidecar.core.refusal import Refusal
-from sidecar.http_mode.admission import Admission, RefusedError
+from sidecar.http_mode.admission import MAX_SHOWN_PATH, Admission, RefusedError
 from sidecar.http_mode.backend_link import FRESH_SECONDS, BackendLink
 from sidecar.http_mode.drain import Drain
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 # Read at a time while a head is looked for; bodies go through the relay's own buffer.
 _BUFFER = memoryview(bytearray(64 * 1024))
@@ -38,6 +40,8 @@ _BUFFER = memoryview(bytearray(64 * 1024))
 # go on; for what is longer, closing is cheaper.
 _MAX_SKIPPED_BYTES = 64 * 1024
 _SKIP_SECONDS = 1.0
+# How often it is looked whether a peer of whom no more is read is still there.
+_HUNG_UP_SECONDS = 0.1
 
 
 class Slots(Protocol):
@@ -93,10 +97,12 @@ class HttpConnection:
         address_of_backend = shared.config.backend.address
         self._link = BackendLink(address_of_backend, self._timeouts.backend_connect)
         self._requests = 0
+        self._idle_seconds = 0.0
         self._is_last = False  # of the answers on this connection
 
-    async def serve(self) -> bool:
+    async def serve(self, idle_seconds: float) -> bool:
         """Serve one request after the other; False when the peer is to read a last word."""
+        self._idle_seconds = idle_seconds
         started = trio.current_time()
         try:
             return await self._serve()
@@ -128,8 +134,9 @@ class HttpConnection:
         if not self._gate.is_idle:
             # Sent ahead: whoever sends a thousand at once must not be served a thousand in a row.
             await trio.lowlevel.checkpoint()
+        deadline = trio.current_time() + self._idle_seconds
         while self._gate.is_idle:
-            if not await self._first_byte():
+            if not await self._first_byte(deadline):
                 return False
             self._read()
         if self._gate.has_request():
@@ -142,14 +149,15 @@ class HttpConnection:
         seconds = self._timeouts.request_head
         raise HttpError(408, "request_timeout", f"no complete head within {seconds:g} s")
 
-    async def _first_byte(self) -> bool:
+    async def _first_byte(self, deadline: float) -> bool:
         """Wait for the beginning of a request, and give the backend back while none comes."""
         drain = self._shared.drain
         if self._link.is_open:
-            if await drain.readable(self._peer.sock, FRESH_SECONDS):
+            soon = min(deadline, trio.current_time() + FRESH_SECONDS)
+            if await drain.readable(self._peer.sock, soon):
                 return True
             self._link.drop()
-        return await drain.readable(self._peer.sock, self._timeouts.idle)
+        return await drain.readable(self._peer.sock, deadline)
 
     def _read(self) -> None:
         """Take what the peer has sent; raise `PeerLeftError` at its end."""
@@ -170,7 +178,7 @@ class HttpConnection:
         request = self._gate.request
         assert request is not None
         request_id = usable_request_id(request) or secrets.token_hex(16)
-        line = RequestLine(trio.current_time(), request_id, request.method, request.path)
+        line = RequestLine(trio.current_time(), request_id, request.method, _shown(request))
         try:
             return await self._answer(request, line)
         except RefusedError as exc:
@@ -193,35 +201,53 @@ class HttpConnection:
 
     async def _answer(self, request: RequestHead, line: RequestLine) -> bool:
         shared = self._shared
-        identity = shared.admission.identity(self._peer)
-        # A pooling client should dial again, and meet the newest SVID.
-        self._is_last = identity is not self._peer.identity or shared.drain.begun
+        identity = self._check_identity()
         own = await self._own_answer(request)
         if own is not None:
             line.decision = "allowed"
             return await self._give(request, own, line, closes=False)
-        decision = shared.admission.request(self._peer, request)
-        rule, endpoint = decision.rule, decision.endpoint
-        assert rule is not None
-        assert endpoint is not None
-        line.rule, line.path = rule.name, endpoint.text.partition(" ")[2] or request.path
-        shared.admission.limits(self._peer, rule, self._gate)
+        rule = self._decide(request, line)
+        shared.admission.rate(self._peer, rule)
         ticket = shared.slots.enter(str(self._peer.peer), rule)
         try:
-            if not ticket.running:
-                await self._unless_gone(lambda: shared.slots.wait(ticket))
-                # Much may have changed meanwhile; the decision is made when the request goes on.
-                identity = shared.admission.identity(self._peer)
-                shared.admission.request(self._peer, request)
+            if not ticket.running or not self._link.is_fresh:
+                await self._wait_for_turn(ticket)
+                # Much may have changed meanwhile; what counts is the moment when it goes on.
+                identity, rule = self._check_identity(), self._decide(request, line)
             line.decision = "allowed"
             await self._exchange(request, self._forwarding(request, rule, identity, line), line)
         finally:
             shared.slots.leave(ticket)
         return self._gate.keeps_connection
 
-    async def _unless_gone(self, step: Callable[[], Awaitable[None]]) -> None:
+    def _check_identity(self) -> ServerIdentity:
+        """Check ours and the peer's, and whether this connection should end with this answer."""
+        identity = self._shared.admission.identity(self._peer)
+        # A pooling client should dial again, and meet the newest SVID.
+        self._is_last = identity is not self._peer.identity or self._shared.drain.begun
+        return identity
+
+    def _decide(self, request: RequestHead, line: RequestLine) -> Rule:
+        """Give the rule that lets the request through."""
+        decision = self._shared.admission.request(self._peer, request)
+        rule, endpoint = decision.rule, decision.endpoint
+        assert rule is not None
+        assert endpoint is not None
+        line.rule, line.path = rule.name, endpoint.text.partition(" ")[2] or _shown(request)
+        self._shared.admission.limit_body(rule, self._gate)
+        return rule
+
+    async def _wait_for_turn(self, ticket: Ticket) -> None:
+        """Wait for a slot, and for the backend."""
+        if not ticket.running:
+            await self._unless_gone(lambda: self._shared.slots.wait(ticket))
+        if not self._link.is_fresh:
+            await self._unless_gone(self._link.open)
+
+    async def _unless_gone(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do a step that waits for others; raise `PeerLeftError` as soon as nobody needs it."""
         ends: list[Exception] = []  # a nursery would wrap them
+        results: list[T] = []
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
@@ -229,32 +255,36 @@ class HttpConnection:
                     while self._gate.wants_bytes:
                         await trio.lowlevel.wait_readable(self._peer.sock)
                         self._read()
+                    while True:
+                        if has_hung_up(self._peer.sock):
+                            raise PeerLeftError("closed")
+                        await trio.sleep(_HUNG_UP_SECONDS)
                 except PeerLeftError as exc:
                     ends.append(exc)
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
             try:
-                await step()
+                results.append(await step())
             except (BackendError, RefusedError) as exc:
                 ends.append(exc)
             nursery.cancel_scope.cancel()
-        if ends:
-            raise ends[0]
+        if results:
+            return results[0]
+        raise ends[0]
 
     async def _own_answer(self, request: RequestHead) -> Answer | None:
         """Answer what is not for the backend: a browser's preflight, and our health."""
         answerer = self._shared.answerer
         if request.path == HEALTH_PATH and request.method in ("GET", "HEAD"):
-            return answerer.health(request, await self._shared.health.reason_against())
+            health = self._shared.health
+            return answerer.health(request, await self._unless_gone(health.reason_against))
         return answerer.preflight(request)
 
     async def _exchange(
         self, request: RequestHead, forwarding: Forwarding, line: RequestLine
     ) -> None:
         """Let the request through, and its answer back."""
-        if not self._link.is_fresh:
-            await self._unless_gone(self._link.open)
         head = head_for_backend(request, forwarding)
         extras = self._shared.answerer.extras(request)
         to_backend = self._gate.admit(head, line.request_id, extras, closes=self._is_last)
@@ -379,6 +409,12 @@ class HttpConnection:
             request_id=line.request_id,
             **({"reason": line.reason} if line.reason else {}),
         )
+
+
+def _shown(request: RequestHead) -> str:
+    """Give the path as the log and a refusal show it: not without end."""
+    path = request.path
+    return path if len(path) <= MAX_SHOWN_PATH else path[:MAX_SHOWN_PATH] + "..."
 
 
 def _bad_gateway() -> Refusal:

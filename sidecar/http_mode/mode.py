@@ -38,7 +38,7 @@ class HttpMode:
         table = config.backend
         authority = "localhost" if table.address.ip is None else str(table.address)
         host = authority if table.host in (None, "keep") else str(table.host)
-        self._connections = slots
+        self._connections, self._policy = slots, policy
         self._shared = Shared(
             config=config,
             relay=relay,
@@ -53,9 +53,17 @@ class HttpMode:
     async def serve(self, peer: TlsStream, address: str) -> bool:
         """Serve the peer's requests; False when it is to read a last word."""
         connection = HttpConnection(self._shared, peer, address)
+        timeouts = self._shared.config.timeouts
+        if not self._policy.policy.decide(peer.peer).allowed:
+            # It is to read why; but in a slot that gives way, and not for long.
+            with self._connections.handshake() as slot:
+                over = await connection.serve(min(timeouts.handshake, timeouts.idle))
+            return slot.cancelled_caught or over
+        if not self._connections.room_for_connections:
+            await self._shared.drain.end_oldest()
         with self._connections.connection() as free:
             if free:
-                return await connection.serve()
+                return await connection.serve(timeouts.idle)
         log.warning("peer refused", **connection.who, reason="too many connections")
         return False
 

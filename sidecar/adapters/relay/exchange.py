@@ -23,6 +23,8 @@ from sidecar.adapters.relay.pair import (
 from sidecar.core.errors import BackendError
 from sidecar.core.http_gate import HttpGate
 
+_CHUNKED_BYTES = 32768
+
 
 class PeerLeftError(Exception):
     """The peer is gone before it had its answer."""
@@ -63,7 +65,9 @@ class Exchange(Pair):
             self._forward(memoryview(to_backend))
             self._answer(memoryview(to_peer))
             self._traffic.first_sent_at = 0.0  # the word to continue is no answer
+            self._check_ahead()
         except BrokenError as exc:
+            self.reset_backend()
             self._traffic.end = str(exc)
             raise _who_broke(exc) from exc
         self.watch()
@@ -108,7 +112,8 @@ class Exchange(Pair):
         if self._to_backend is not None or not self._gate.wants_bytes:
             return
         try:
-            read = self._drain_peer()
+            # Of chunks little at a time: a buffer full of small ones would keep the others waiting.
+            read = self._drain_peer(_CHUNKED_BYTES if self._gate.takes_chunks else len(BUFFER))
         except EOFError as exc:
             raise peer_broke(exc) from exc
         if read is None:
@@ -116,13 +121,22 @@ class Exchange(Pair):
         count, ended = read
         if count:
             self._forward(memoryview(self._gate.receive(BUFFER[:count])))
+            self._check_ahead()
         if ended:
             raise BrokenError("peer: closed", is_peers=True)
+
+    def _check_ahead(self) -> None:
+        """Cut a peer of whom no more can be read: it could not be seen to leave."""
+        if not self._gate.wants_bytes:
+            raise BrokenError("peer: it sends too much ahead of its answer", is_peers=True)
 
     def _read_backend(self) -> None:
         count = self._read_from_backend()
         if count is None:
             return
+        if not count and self._backend_is_lost:
+            # What was broken has no end that could be taken for the answer's.
+            raise BrokenError("backend: broke in the middle of the request", is_peers=False)
         answer = self._gate.answer(BUFFER[:count]) if count else self._gate.backend_ended()
         self._answer(memoryview(answer))
 

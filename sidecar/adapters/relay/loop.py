@@ -19,6 +19,7 @@ from sidecar.core.http_gate import HttpGate
 
 # Rounds of the selector before other tasks (handshakes, the agent) get their turn.
 _ROUNDS = 8
+_ROUNDS_SECONDS = 0.005
 # Silence is looked for this often within its limit, for all connections together.
 _SWEEPS = 16
 
@@ -42,10 +43,10 @@ class Relay:
                 self._move()
 
     def _move(self) -> None:
-        self._turn.now = trio.current_time()
+        started = self._turn.now = trio.current_time()
         for _ in range(_ROUNDS):
             ready = self._turn.selector.select(0)
-            if not ready:
+            if not ready or trio.current_time() - started > _ROUNDS_SECONDS:
                 return
             for key, events in ready:
                 pair, is_peer = key.data

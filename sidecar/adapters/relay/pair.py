@@ -187,11 +187,11 @@ class Pair(ABC):
             self._turn.selector.unregister(sock)
         return after
 
-    def _drain_peer(self) -> tuple[int, bool] | None:
+    def _drain_peer(self, room: int = len(BUFFER)) -> tuple[int, bool] | None:
         """Read what the peer has sent into `BUFFER`; None when reading has to write first."""
         self._peer_read_wants_write = False
         try:
-            return self._peer.drain(BUFFER)
+            return self._peer.drain(BUFFER[:room])
         except BlockingIOError:
             # A key update while the peer does not read.
             self._peer_read_wants_write = True
