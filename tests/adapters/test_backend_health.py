@@ -1,0 +1,268 @@
+"""Whether the model server answers: the truth, asked for no more often than it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from sidecar.adapters.backend_health import BackendHealth
+from sidecar.core.address import Address
+from tests.adapters.deadlines import within
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+NEVER = 1e9  # real deadlines are useless where the clock jumps
+Behaviour = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+class Server:
+    """A model server; `behaviour` is what it does with a request."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.heads: list[bytes] = []
+        self.open = 0
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.open += 1
+        try:
+            async with stream:
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    data = await stream.receive_some()
+                    if not data:
+                        return
+                    head += data
+                self.heads.append(head)
+                await self.behaviour(stream)
+        except trio.BrokenResourceError:
+            return  # whoever asked has heard enough
+        finally:
+            self.open -= 1
+
+    async def all_left(self) -> None:
+        """Wait until no connection is open any more."""
+        while self.open:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def say(answer: bytes, stream: trio.SocketStream) -> None:
+    await stream.send_all(answer)
+
+
+async def start(nursery: trio.Nursery, server: Server) -> Address:
+    listeners = await nursery.start(partial(trio.serve_tcp, server.serve, 0, host="127.0.0.1"))
+    return Address.parse(f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+
+
+def health(address: Address, path: str = "/api/version") -> BackendHealth:
+    return BackendHealth(address, str(address), path)
+
+
+@within(20)
+async def test_backend_that_answers_is_well(nursery: trio.Nursery) -> None:
+    server = Server(partial(say, OK))
+    address = await start(nursery, server)
+    assert await BackendHealth(address, "models:1", "/v?a=b").reason_against() is None
+    line, *fields = server.heads[0].decode().lower().split("\r\n")
+    assert line == "get /v?a=b http/1.1"
+    assert "host: models:1" in fields
+
+
+@pytest.mark.parametrize("status", [200, 204, 299])
+@within(20)
+async def test_statuses_that_are_well(nursery: trio.Nursery, status: int) -> None:
+    server = Server(partial(say, OK.replace(b"200", b"%d" % status)))
+    assert await health(await start(nursery, server)).reason_against() is None
+
+
+@pytest.mark.parametrize("status", [301, 302, 304, 400, 401, 403, 404, 429, 500, 502, 503])
+@within(20)
+async def test_statuses_that_are_not_well(nursery: trio.Nursery, status: int) -> None:
+    answer = OK.replace(b"200", b"%d" % status).replace(b"\r\n\r\n", b"\r\nLocation: /\r\n\r\n")
+    server = Server(partial(say, answer))
+    reason = await health(await start(nursery, server)).reason_against()
+    assert reason == f"the backend answers {status} to its health path"
+    assert len(server.heads) == 1, "no other place was asked"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"HTTP/1.1 2", id="half a head"),
+        pytest.param(b"hello\r\n\r\n", id="no HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", id="a length that is none"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, id="a head without end"),
+        pytest.param(b"\x16\x03\x01\x00\x01\x01", id="TLS"),
+    ],
+)
+@within(20)
+async def test_answers_that_are_none(nursery: trio.Nursery, answer: bytes) -> None:
+    reason = await health(await start(nursery, Server(partial(say, answer)))).reason_against()
+    assert reason is not None
+    assert reason.startswith("the backend does not answer: ")
+
+
+@within(20)
+async def test_backend_that_is_down_is_told_without_its_address(tmp_path: Path) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    await listeners[0].aclose()
+    reason = await health(Address.parse(f"127.0.0.1:{port}")).reason_against()
+    assert reason == "the backend does not answer: ConnectError"
+    path = tmp_path / "model.sock"
+    reason = await BackendHealth(Address.parse(f"unix:{path}"), "localhost", "/").reason_against()
+    assert reason == "the backend does not answer: ConnectError"
+
+
+@within(20)
+async def test_backend_on_a_unix_socket_is_asked(nursery: trio.Nursery, folder: Path) -> None:
+    server = Server(partial(say, OK))
+    sock = trio.socket.socket(trio.socket.AF_UNIX)
+    await sock.bind(str(folder / "model.sock"))
+    sock.listen()
+    nursery.start_soon(trio.serve_listeners, server.serve, [trio.SocketListener(sock)])
+    address = Address.parse(f"unix:{folder}/model.sock")
+    assert await BackendHealth(address, "localhost", "/").reason_against() is None
+    assert b"localhost" in server.heads[0]
+
+
+@within(20)
+async def test_proxy_of_the_environment_is_not_asked(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    server = Server(partial(say, OK))
+    assert await health(await start(nursery, server)).reason_against() is None
+
+
+@within(20)
+async def test_long_body_is_not_waited_for(nursery: trio.Nursery) -> None:
+    async def without_end(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+        while True:
+            await stream.send_all(b"x" * 65536)
+
+    server = Server(without_end)
+    assert await health(await start(nursery, server)).reason_against() is None
+    await server.all_left()
+
+
+# Those who ask.
+
+
+@within(20)
+async def test_many_at_once_make_one_question(nursery: trio.Nursery) -> None:
+    now = trio.Event()
+
+    async def wait_and_say(stream: trio.SocketStream) -> None:
+        await now.wait()
+        await stream.send_all(OK)
+
+    server = Server(wait_and_say)
+    asked, answers = health(await start(nursery, server)), []
+
+    async def ask() -> None:
+        answers.append(await asked.reason_against())
+
+    async with trio.open_nursery() as asking:
+        for _ in range(50):
+            asking.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert answers == []
+        now.set()
+    assert answers == [None] * 50
+    assert len(server.heads) == 1
+
+
+@within(NEVER)
+async def test_answer_is_good_for_a_moment_only(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.05  # the kernel takes a moment to deliver
+    server = Server(partial(say, OK))
+    asked = health(await start(nursery, server))
+    for times in (1, 2, 3):
+        for _ in range(5):
+            assert await asked.reason_against() is None
+        assert len(server.heads) == times
+        await trio.sleep(1.1)
+    server.behaviour = partial(say, OK.replace(b"200", b"500"))
+    assert "answers 500" in (await asked.reason_against() or "")
+    server.behaviour = partial(say, OK)
+    assert "answers 500" in (await asked.reason_against() or ""), "bad news is no older than good"
+    await trio.sleep(1.1)
+    assert await asked.reason_against() is None
+
+
+@within(20)
+async def test_asker_that_is_cancelled_lets_the_next_one_ask(nursery: trio.Nursery) -> None:
+    async def say_nothing(_stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    server = Server(say_nothing)
+    asked = health(await start(nursery, server))
+    async with trio.open_nursery() as asking:
+        asking.start_soon(asked.reason_against)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(server.heads) == 1
+        asking.cancel_scope.cancel()
+    server.behaviour = partial(say, OK)
+    assert await asked.reason_against() is None
+
+
+# A backend that lets us wait.
+
+
+async def silence(_stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def drip(stream: trio.SocketStream) -> None:
+    for byte in OK * 100:
+        await stream.send_all(bytes([byte]))
+        await trio.sleep(4)
+
+
+async def drip_interim_answers(stream: trio.SocketStream) -> None:
+    while True:
+        await stream.send_all(b"HTTP/1.1 103 Hints\r\n\r\n")
+        await trio.sleep(4)
+
+
+@pytest.mark.parametrize("behaviour", [silence, drip, drip_interim_answers])
+@within(NEVER)
+async def test_backend_that_lets_us_wait_has_a_deadline(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, behaviour: Behaviour
+) -> None:
+    server = Server(behaviour)
+    asked = health(await start(nursery, server))
+    autojump_clock.autojump_threshold = 0.05
+    begun = trio.current_time()
+    reason = await asked.reason_against()
+    assert reason is not None
+    assert "does not answer" in reason
+    assert trio.current_time() - begun < 15
+
+
+@within(30)
+async def test_questions_leave_no_descriptor_behind(nursery: trio.Nursery) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    server = Server(partial(say, OK))
+    address = await start(nursery, server)
+    assert await health(address).reason_against() is None
+    await server.all_left()
+    before = descriptors()
+    for _ in range(20):
+        assert await health(address).reason_against() is None
+    await server.all_left()
+    assert descriptors() == before

@@ -1,0 +1,1 @@
+"""The fuzz target of the HTTP gate, and what it needs."""
