@@ -1,0 +1,59 @@
+"""One line of the log for one request: who asked for what, what was decided, and how it went.
+
+Never a query, a header's value or a body; of a path as much as a person reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from sidecar.adapters.relay import Traffic
+from sidecar.core.http_head import RequestHead
+from sidecar.http_mode.admission import MAX_SHOWN_PATH
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class RequestLine:
+    """What the log says of one request."""
+
+    started: float
+    request_id: str
+    method: str | None = None
+    path: str | None = None
+    rule: str | None = None
+    decision: str = "refused"
+    status: int = 0
+    reason: str | None = None
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def write(self, who: dict[str, str]) -> None:
+        """Write the line; what went wrong, or was refused, is a warning."""
+        now, first = trio.current_time(), self.traffic.first_sent_at
+        fine = self.decision == "allowed" and self.reason is None and self.status < 500
+        say = log.info if fine else log.warning
+        say(
+            "request",
+            **who,
+            decision=self.decision,
+            rule=self.rule,
+            method=self.method,
+            path=self.path,
+            status=self.status,
+            received=self.traffic.received,
+            sent=self.traffic.sent,
+            first_byte=round(first - self.started, 4) if first else None,
+            seconds=round(now - self.started, 4),
+            request_id=self.request_id,
+            **({"reason": self.reason} if self.reason else {}),
+        )
+
+
+def shown_path(request: RequestHead) -> str:
+    """Give the path as the log and a refusal show it: not without end."""
+    path = request.path
+    return path if len(path) <= MAX_SHOWN_PATH else path[:MAX_SHOWN_PATH] + "..."
