@@ -27,6 +27,8 @@ from sidecar.core.toml_tables import ProblemsError
 
 log = structlog.get_logger()
 
+_RETRY_SECONDS = 1.0
+
 
 @dataclass(slots=True)
 class PolicySource:
@@ -49,36 +51,48 @@ async def keep_policy(
 
 
 async def _follow_file(current: CurrentPolicy, source: PolicySource) -> None:
-    try:
-        with FileChanges(source.path) as changes:
-            # What changed between the start and the watch would be missed for ever.
+    """Read the file whenever it changes; without a watch, every second."""
+    told = False
+    while True:
+        try:
+            with FileChanges(source.path) as changes:
+                told = False
+                while True:
+                    # First: what changed before the watch began would be missed for ever.
+                    if _reload(current, source, "file"):
+                        await changes.wait()
+                    else:
+                        await trio.sleep(_RETRY_SECONDS)
+        except WatchError as exc:
+            if not told:
+                hint = "the file is read every second meanwhile, and when SIGHUP asks"
+                log.error("policy not watched", reason=exc.message, hint=hint)
+            told = True
             _reload(current, source, "file")
-            while True:
-                await changes.wait()
-                _reload(current, source, "file")
-    except WatchError as exc:
-        log.error("policy not watched", reason=exc.message, hint="send SIGHUP after a change")
+            await trio.sleep(_RETRY_SECONDS)
 
 
-def _reload(current: CurrentPolicy, source: PolicySource, asked_by: str) -> None:
+def _reload(current: CurrentPolicy, source: PolicySource, asked_by: str) -> bool:
+    """Put the file's policy in force if it is another one; tell whether it could be read."""
     try:
         text = source.path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         if source.text is not None or asked_by == "SIGHUP":
             source.text = None  # said once, and read again when it is back
             _keep(asked_by, [str(exc)])
-        return
+        return isinstance(exc, UnicodeDecodeError)
     if text == source.text and asked_by == "file":
-        return
+        return True
     source.text = text
     try:
         policy = parse_policy(text, source.path.name, source.config.backend.mode)
     except ProblemsError as exc:
         _keep(asked_by, [str(problem) for problem in exc.problems])
-        return
+        return True
     current.replace(policy)
     log.info("policy loaded", allow=len(policy.allow), deny=len(policy.deny), asked_by=asked_by)
     _warn(policy, source.config)
+    return True
 
 
 def _warn(policy: Policy, config: Config) -> None:

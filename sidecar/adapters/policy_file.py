@@ -16,6 +16,7 @@ from types import TracebackType
 
 import trio
 from watchdog.events import (
+    DirModifiedEvent,
     FileClosedNoWriteEvent,
     FileOpenedEvent,
     FileSystemEvent,
@@ -33,6 +34,8 @@ _PATIENCE_SECONDS = 1.0
 _MAX_LINKS = 32
 # What readers do, ourselves included.
 _READS = (FileOpenedEvent, FileClosedNoWriteEvent)
+# A folder is modified whenever anything in it is.
+_IGNORED = (*_READS, DirModifiedEvent)
 
 
 @dataclass(slots=True)
@@ -51,7 +54,7 @@ class FileChanges(FileSystemEventHandler):
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
-        self._names: frozenset[str] = frozenset()
+        self._paths: frozenset[str] = frozenset()
         self._token = trio.lowlevel.current_trio_token()
         self._changed = trio.Event()
         self._observer = Observer()
@@ -76,7 +79,10 @@ class FileChanges(FileSystemEventHandler):
     def _watch(self) -> None:
         """Watch every folder that something on the way to the file lies in, anew."""
         places = _places(self._path)
-        self._names = frozenset(name for _, name in places)
+        # FSEvents tells real paths, inotify those that were asked for.
+        self._paths = frozenset(
+            f"{one}/{name}" for folder, name in places for one in (folder, os.path.realpath(folder))
+        )
         self._observer.unschedule_all()
         for folder in {folder for folder, _ in places}:
             # One that is not there yet comes with a change of the folder above it.
@@ -85,8 +91,8 @@ class FileChanges(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Hear, in the observer's thread, that something in a folder has changed."""
-        names = {os.path.basename(os.fsdecode(path)) for path in (event.src_path, event.dest_path)}
-        if not isinstance(event, _READS) and names & self._names:
+        paths = {os.fsdecode(path) for path in (event.src_path, event.dest_path)}
+        if not isinstance(event, _IGNORED) and paths & self._paths:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._note, idempotent=True)
 
@@ -94,7 +100,7 @@ class FileChanges(FileSystemEventHandler):
         self._changed.set()
 
     async def wait(self) -> None:
-        """Wait for a change, and until it has been quiet for a moment."""
+        """Wait for a change, and until it has been quiet for a moment; or raise `WatchError`."""
         await self._changed.wait()
         with trio.move_on_after(_PATIENCE_SECONDS):
             while self._changed.is_set():
@@ -102,8 +108,10 @@ class FileChanges(FileSystemEventHandler):
                 await trio.sleep(_QUIET_SECONDS)
         # Links may lead elsewhere now, and a watch ends with the folder that it was on. Before the
         # file is read: what changes later is seen by the new watches.
-        with suppress(OSError):
+        try:
             await trio.to_thread.run_sync(self._watch)
+        except OSError as exc:
+            raise WatchError(f"cannot watch for changes: {exc.strerror or exc}") from exc
 
 
 def _places(path: Path) -> set[tuple[str, str]]:

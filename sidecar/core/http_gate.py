@@ -37,6 +37,8 @@ from sidecar.core.http_headers import Extras, head_for_peer
 # What a peer may send ahead while its request is still being answered.
 _MAX_AHEAD_BYTES = 65536
 _MAX_RESPONSE_HEAD_BYTES = 256 * 1024
+# Interim answers (1xx) to one request.
+_MAX_INTERIM = 100
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -53,6 +55,7 @@ class HttpGate:
         "_body_bytes",
         "_closes",
         "_extras",
+        "_interim",
         "_max_body_bytes",
         "_max_head_bytes",
         "_request_id",
@@ -75,6 +78,7 @@ class HttpGate:
         self._body: BodyReader | None = None
         self._body_bytes = self._max_body_bytes = 0
         self._answer_head = bytearray()
+        self._interim = 0
         self._answer_body: BodyReader | None = None
         self._request_id, self._extras, self._closes = "", Extras(), False
 
@@ -142,6 +146,10 @@ class HttpGate:
         self._closes = closes or self.request.wants_close
         self._admitted = True
         return head + self._take_ahead()
+
+    def close_after_answer(self) -> None:
+        """Make the answer that is to come the last one of this connection."""
+        self._closes = True
 
     def skip(self) -> None:
         """Drop what is there of the body of a request that was not admitted."""
@@ -232,6 +240,9 @@ class HttpGate:
         assert self.request is not None
         response = parse_response(head, to_head_request=self.request.method == "HEAD")
         if response.is_interim:
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise BackendError("the backend's answer cannot be read: only interim ones come")
             # 100 was answered by us, and HTTP/1.0 knows no interim answers.
             if response.status == 100 or self.request.minor == 0:
                 return b""

@@ -73,23 +73,36 @@ class HttpConnection:
         address_of_backend = shared.config.backend.address
         self._link = BackendLink(address_of_backend, self._timeouts.backend_connect)
         self._requests = 0
-        self._idle_seconds = 0.0
+        self._no_request: HttpError | None = None
         self._is_last = False  # of the answers on this connection
 
-    async def serve(self, idle_seconds: float) -> bool:
+    async def wait(self, seconds: float) -> bool:
+        """Wait for the first request, or what is none but has to be answered."""
+        try:
+            return await self._end.next_head(seconds, self._link)
+        except HttpError as exc:
+            self._no_request = exc
+            return True
+        except PeerLeftError:
+            return False
+
+    async def serve(self) -> bool:
         """Serve one request after the other; False when the peer is to read a last word."""
-        self._idle_seconds = idle_seconds
         started = trio.current_time()
+        self._shared.drain.gates.add(self._gate)
         try:
             return await self._serve()
         finally:
+            self._shared.drain.gates.discard(self._gate)
             self._link.drop()
             seconds = round(trio.current_time() - started, 3)
             log.info("connection closed", **self.who, requests=self._requests, seconds=seconds)
 
     async def _serve(self) -> bool:
         try:
-            while await self._end.next_head(self._idle_seconds, self._link):
+            if self._no_request is not None:
+                raise self._no_request
+            while await self._end.next_head(self._timeouts.idle, self._link):
                 self._requests += 1
                 if not await self._one_request():
                     return False
@@ -125,6 +138,9 @@ class HttpConnection:
             return await self._refuse(request, RefusedError(refusal, closes=True), line)
         except PeerLeftError:
             line.reason = "the peer left before it had its answer"
+            raise
+        except trio.Cancelled:
+            line.reason = "cut: shutting down"
             raise
         finally:
             line.write(self.who)

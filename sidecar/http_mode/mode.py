@@ -53,17 +53,18 @@ class HttpMode:
     async def serve(self, peer: TlsStream, address: str) -> bool:
         """Serve the peer's requests; False when it is to read a last word."""
         connection = HttpConnection(self._shared, peer, address)
-        timeouts = self._shared.config.timeouts
         if not self._policy.policy.decide(peer.peer).allowed:
-            # It is to read why; but in a slot that gives way, and not for long.
-            with self._connections.handshake() as slot:
-                over = await connection.serve(min(timeouts.handshake, timeouts.idle))
-            return slot.cancelled_caught or over
+            # It is to read why; but it waits in a slot that gives way, and not for long.
+            came = False
+            with self._connections.handshake():
+                came = await connection.wait(self._shared.config.timeouts.handshake)
+            if not came:
+                return False
         if not self._connections.room_for_connections:
             await self._shared.drain.end_oldest()
         with self._connections.connection() as free:
             if free:
-                return await connection.serve(timeouts.idle)
+                return await connection.serve()
         log.warning("peer refused", **connection.who, reason="too many connections")
         return False
 

@@ -20,7 +20,7 @@ from sidecar.core.http_gate import HttpGate
 from sidecar.core.http_head import RequestHead
 from sidecar.http_mode.admission import RefusedError
 from sidecar.http_mode.backend_link import FRESH_SECONDS, BackendLink
-from sidecar.http_mode.drain import Drain
+from sidecar.http_mode.drain import Drain, GivesWayError
 
 T = TypeVar("T")
 
@@ -41,9 +41,16 @@ class PeerEnd:
         self, peer: TlsStream, gate: HttpGate, timeouts: TimeoutsTable, drain: Drain
     ) -> None:
         self._peer, self._gate, self._timeouts, self._drain = peer, gate, timeouts, drain
+        self._read_wants_write = False  # a key update that the peer asked for must go out first
 
     async def next_head(self, idle_seconds: float, link: BackendLink) -> bool:
         """Wait for a request; False when none comes any more."""
+        try:
+            return await self._next_head(idle_seconds, link)
+        except GivesWayError:
+            return False
+
+    async def _next_head(self, idle_seconds: float, link: BackendLink) -> bool:
         if not self._gate.is_idle:
             # Sent ahead: whoever sends a thousand at once must not be served a thousand in a row.
             await trio.lowlevel.checkpoint()
@@ -52,11 +59,14 @@ class PeerEnd:
             if not await self._first_byte(deadline, link):
                 return False
             self._read()
+            if self._read_wants_write:
+                with trio.move_on_at(deadline):
+                    await self._ready()
         if self._gate.has_request():
             return True
         with trio.move_on_after(self._timeouts.request_head):
             while not self._gate.has_request():
-                await trio.lowlevel.wait_readable(self._peer.sock)
+                await self._ready()
                 self._read()
             return True
         seconds = self._timeouts.request_head
@@ -71,11 +81,20 @@ class PeerEnd:
             link.drop()
         return await self._drain.readable(self._peer.sock, deadline)
 
+    async def _ready(self) -> None:
+        """Wait until there is something to read."""
+        if self._read_wants_write:
+            self._read_wants_write = False
+            await trio.lowlevel.wait_writable(self._peer.sock)
+        else:
+            await trio.lowlevel.wait_readable(self._peer.sock)
+
     def _read(self) -> None:
         """Take what the peer has sent; raise `PeerLeftError` at its end."""
         try:
             count, ended = self._peer.drain(_BUFFER)
         except BlockingIOError:
+            self._read_wants_write = True
             return
         except (EOFError, ConnectionError) as exc:
             raise PeerLeftError(str(exc)) from exc
@@ -92,7 +111,7 @@ class PeerEnd:
             async def watch() -> None:
                 try:
                     while self._gate.wants_bytes:
-                        await trio.lowlevel.wait_readable(self._peer.sock)
+                        await self._ready()
                         self._read()
                     while True:
                         if has_hung_up(self._peer.sock):
@@ -120,7 +139,7 @@ class PeerEnd:
             return self._gate.request_is_complete
         with trio.move_on_after(_SKIP_SECONDS):
             while not self._gate.request_is_complete:
-                await trio.lowlevel.wait_readable(self._peer.sock)
+                await self._ready()
                 self._read()
                 self._gate.skip()
         return self._gate.request_is_complete
