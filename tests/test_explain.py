@@ -253,6 +253,13 @@ def test_line_of_a_connection_asks_for_the_peer_alone() -> None:
     assert (str(asked.peer), asked.request) == (PEER, None)
 
 
+@pytest.mark.parametrize("left_out", ["method", "path"])
+def test_line_with_half_a_request_asks_for_the_peer_alone(left_out: str) -> None:
+    fields = {"peer": PEER, "method": "GET", "path": "/v1/models"}
+    del fields[left_out]
+    assert read_log_line(json.dumps(fields)).request is None
+
+
 def test_path_of_a_line_that_names_an_endpoint_is_read_whole() -> None:
     line = f"x info    request peer={PEER} method=GET path=/v1/models/{{model...}} status=200"
     assert str(read_log_line(line).request) == "GET /v1/models/{model...}"

@@ -166,8 +166,8 @@ def keepalive_option(names: object) -> int | None:
 def has_hung_up(sock: socket.socket) -> bool:
     """Tell whether the peer has ended or reset the connection, behind whatever is still unread."""
     poll = select.poll()
-    # Linux tells an end apart by a flag of its own; macOS says POLLHUP.
-    poll.register(sock, getattr(select, "POLLRDHUP", 0))
+    # Linux tells an end apart by a flag of its own; macOS says POLLHUP, if it is asked for.
+    poll.register(sock, getattr(select, "POLLRDHUP", 0) | select.POLLHUP)
     return bool(poll.poll(0))
 
 

@@ -64,6 +64,8 @@ class FileChanges(FileSystemEventHandler):
             self._watch()
             self._observer.start()
         except OSError as exc:
+            self._observer.unschedule_all()  # some may have begun
+            self._observer.stop()
             raise WatchError(f"cannot watch for changes: {exc.strerror or exc}") from exc
         return self
 
@@ -81,7 +83,9 @@ class FileChanges(FileSystemEventHandler):
         places = _places(self._path)
         # FSEvents tells real paths, inotify those that were asked for.
         self._paths = frozenset(
-            f"{one}/{name}" for folder, name in places for one in (folder, os.path.realpath(folder))
+            os.path.join(one, name)
+            for folder, name in places
+            for one in (folder, os.path.realpath(folder))
         )
         self._observer.unschedule_all()
         for folder in {folder for folder, _ in places}:

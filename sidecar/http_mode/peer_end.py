@@ -58,28 +58,29 @@ class PeerEnd:
         while self._gate.is_idle:
             if not await self._first_byte(deadline, link):
                 return False
-            self._read()
-            if self._read_wants_write:
-                with trio.move_on_at(deadline):
-                    await self._ready()
-        if self._gate.has_request():
-            return True
-        with trio.move_on_after(self._timeouts.request_head):
-            while not self._gate.has_request():
-                await self._ready()
-                self._read()
-            return True
+            await self._read_by(deadline)
         seconds = self._timeouts.request_head
-        raise HttpError(408, "request_timeout", f"no complete head within {seconds:g} s")
+        deadline = trio.current_time() + seconds
+        while not self._gate.has_request():
+            if not await self._drain.more_bytes(self._peer.sock, deadline):
+                raise HttpError(408, "request_timeout", f"no complete head within {seconds:g} s")
+            await self._read_by(deadline)
+        return True
+
+    async def _read_by(self, deadline: float) -> None:
+        self._read()
+        if self._read_wants_write:
+            with trio.move_on_at(deadline):
+                await self._ready()
 
     async def _first_byte(self, deadline: float, link: BackendLink) -> bool:
         """Wait for the beginning of a request, and give the backend back while none comes."""
         if link.is_open:
             soon = min(deadline, trio.current_time() + FRESH_SECONDS)
-            if await self._drain.readable(self._peer.sock, soon):
+            if await self._drain.first_bytes(self._peer.sock, soon):
                 return True
             link.drop()
-        return await self._drain.readable(self._peer.sock, deadline)
+        return await self._drain.first_bytes(self._peer.sock, deadline)
 
     async def _ready(self) -> None:
         """Wait until there is something to read."""

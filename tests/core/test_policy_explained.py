@@ -190,6 +190,7 @@ def test_request_that_cannot_be_read_is_refused_before_any_rule(
     assert reason in found.verdict
     assert found.verdict.endswith("; no rule is asked")
     assert found.considered == ()
+    assert not any(line.startswith("rules") for line in found.lines())
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from sidecar.adapters.relay.pair import (
 from sidecar.core.errors import BackendError
 from sidecar.core.http_gate import HttpGate
 
-_CHUNKED_BYTES = 32768
+_CHUNKED_BYTES = 16384
 
 
 class PeerLeftError(Exception):

@@ -17,7 +17,7 @@ from sidecar.adapters.relay.pair import Pair, PeerStream, Traffic, Turn
 from sidecar.adapters.relay.stream import Stream
 from sidecar.core.http_gate import HttpGate
 
-# Rounds of the selector before other tasks (handshakes, the agent) get their turn.
+# Rounds of the selector, and time, before other tasks (handshakes, the agent) get their turn.
 _ROUNDS = 8
 _ROUNDS_SECONDS = 0.005
 # Silence is looked for this often within its limit, for all connections together.
@@ -40,17 +40,22 @@ class Relay:
             descriptor = self._turn.selector.fileno()  # type: ignore[attr-defined]
             while True:
                 await trio.lowlevel.wait_readable(descriptor)
-                self._move()
+                await self._move()
 
-    def _move(self) -> None:
+    async def _move(self) -> None:
         started = self._turn.now = trio.current_time()
         for _ in range(_ROUNDS):
             ready = self._turn.selector.select(0)
-            if not ready or trio.current_time() - started > _ROUNDS_SECONDS:
+            if not ready:
                 return
             for key, events in ready:
                 pair, is_peer = key.data
+                # One that has finished meanwhile does nothing, and what is no longer ready is
+                # found out by reading.
                 pair.handle(events, is_peer)
+                if trio.current_time() - started > _ROUNDS_SECONDS:
+                    await trio.lowlevel.checkpoint()
+                    started = self._turn.now = trio.current_time()
 
     async def _end_silent_ones(self) -> None:
         while True:
