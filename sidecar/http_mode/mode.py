@@ -53,13 +53,10 @@ class HttpMode:
     async def serve(self, peer: TlsStream, address: str) -> bool:
         """Serve the peer's requests; False when it is to read a last word."""
         connection = HttpConnection(self._shared, peer, address)
-        if not self._policy.policy.decide(peer.peer).allowed:
-            # It is to read why; but it waits in a slot that gives way, and not for long.
-            came = False
-            with self._connections.handshake():
-                came = await connection.wait(self._shared.config.timeouts.handshake)
-            if not came:
-                return False
+        decision = self._policy.policy.decide(peer.peer)
+        if not decision.allowed and not await self._knows_by_now(connection, peer):
+            log.warning("peer refused", **connection.who, reason=decision.reason)
+            return False
         if not self._connections.room_for_connections:
             await self._shared.drain.end_oldest()
         with self._connections.connection() as free:
@@ -67,6 +64,20 @@ class HttpMode:
                 return await connection.serve()
         log.warning("peer refused", **connection.who, reason="too many connections")
         return False
+
+    async def _knows_by_now(self, connection: HttpConnection, peer: TlsStream) -> bool:
+        """Wait with a stranger for its request, and tell it why it gets no answer.
+
+        In a slot that gives way, and not for long: it takes nothing from those whom policy knows.
+        True if policy has come to know it meanwhile.
+        """
+        known = False
+        with self._connections.handshake():
+            if await connection.wait(self._shared.config.timeouts.handshake):
+                known = self._policy.policy.decide(peer.peer).allowed
+                if not known:
+                    await connection.serve()
+        return known
 
     def drain(self) -> None:
         """Let no connection wait for another request."""
