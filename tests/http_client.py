@@ -250,10 +250,11 @@ def running_site(
             try:
                 yield Site(folder, authority, agent, backend, daemon, port)
             finally:
-                died = daemon.process.poll()
-                daemon.stop()
+                died = daemon.process.returncode is None and daemon.process.poll() is not None
+                if daemon.process.returncode is None:
+                    daemon.stop()
                 agent.stop()
         failures = daemon.lines("connection failed")
         assert not failures, failures[0]["exception"]
         assert "Traceback" not in "".join(daemon.raw)
-        assert died is None
+        assert not died

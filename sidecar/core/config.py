@@ -37,7 +37,19 @@ _URL_PATH = re.compile(r"/[!-\"$-~]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[!-~](?:[\t -~]*[!-~])?")
 # What frames an answer or belongs to one connection is not for a table to set.
-_NOT_SETTABLE = {"connection", "content-length", "date", "transfer-encoding", "x-request-id"}
+_NOT_SETTABLE = {
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+}
 
 
 class Authority(str):
@@ -277,6 +289,9 @@ def _response_headers(
     for name, value in table.items():
         if not _HEADER_NAME.fullmatch(name) or name.lower() in _NOT_SETTABLE:
             expected = "the name of a header that is not ours to frame"
+            problems.append(Problem(file, where, f"the key {name!r}", expected))
+        if name.lower().startswith("access-control-"):
+            expected = "no header that [cors] sets"
             problems.append(Problem(file, where, f"the key {name!r}", expected))
         if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
             expected = "a string of printable ASCII"

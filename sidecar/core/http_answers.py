@@ -44,7 +44,7 @@ class Answer:
     def encoded(self, request_id: str, *, without_body: bool, closes: bool) -> bytes:
         """Write it; `without_body` is for HEAD, whose length is told all the same."""
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
-        lines += [f"{name.lower()}: {value}" for name, value in self.headers]
+        lines += _once(self.headers)
         lines.append(f"x-request-id: {request_id}")
         if self.status != HTTPStatus.NO_CONTENT:
             lines.append(f"content-length: {len(self.body)}")
@@ -52,6 +52,17 @@ class Answer:
             lines.append("connection: close")
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
         return head if without_body else head + self.body
+
+
+def _once(headers: tuple[tuple[str, str], ...]) -> list[str]:
+    """Write headers: what an answer of ours says of itself comes first, and is said once."""
+    seen: set[str] = set()
+    lines = []
+    for name, value in headers:
+        if name.lower() not in seen:
+            lines.append(f"{name.lower()}: {value}")
+        seen |= {name.lower()} - {"vary"}
+    return lines
 
 
 class Answerer:

@@ -81,11 +81,16 @@ class BodyUntilEnd:
 
 
 class ChunkedBody:
-    """A chunked body: sizes, data, the last chunk, and trailers that are dropped."""
+    """A chunked body: sizes, data, the last chunk, and trailers that are dropped.
+
+    Once broken it stays broken. `is_trusted` is for the backend's, which may flush every byte.
+    """
 
     __slots__ = (
         "_framing",
         "_in_trailer",
+        "_is_broken",
+        "_is_trusted",
         "_left",
         "_line",
         "_payload",
@@ -93,7 +98,9 @@ class ChunkedBody:
         "complete",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_trusted: bool = False) -> None:
+        self._is_trusted = is_trusted
+        self._is_broken = False
         self._left = 0  # of the chunk's data and the CRLF behind it; 0 means a line comes
         self._line = bytearray()
         self._in_trailer = False
@@ -103,6 +110,15 @@ class ChunkedBody:
 
     def feed(self, data: memoryview) -> tuple[Buffer, int]:
         """Give the data of the chunks in `data`, or raise `BodyError`."""
+        if self._is_broken:
+            raise BodyError("the chunked body is broken")
+        try:
+            return self._feed(data)
+        except BodyError:
+            self._is_broken = True
+            raise
+
+    def _feed(self, data: memoryview) -> tuple[Buffer, int]:
         pieces: list[memoryview] = []
         at = 0
         while at < len(data) and not self.complete:
@@ -119,14 +135,7 @@ class ChunkedBody:
                 at = whole.end()
             else:
                 at += self._take_line(data[at:])
-        self._check_framing(at, sum(map(len, pieces)))
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), at
-
-    def _check_framing(self, taken: int, payload: int) -> None:
-        self._payload += payload
-        self._framing += taken - payload
-        if self._framing > _MAX_FRAMING_BYTES + _MAX_FRAMING_SHARE * self._payload:
-            raise BodyError("the chunks are too small for the body's size")
 
     def end(self) -> bool:
         """Tell whether the last chunk came."""
@@ -158,6 +167,11 @@ class ChunkedBody:
 
     def _take_size(self, text: bytes) -> None:
         size = int(text, 16)
+        self._framing += len(text) + 4  # its line, and the end of its data
+        most = _MAX_FRAMING_BYTES + _MAX_FRAMING_SHARE * self._payload
+        if self._framing > most and not self._is_trusted:
+            raise BodyError("the chunks are too small for the body's size")
+        self._payload += size
         self._left = size + 2 if size else 0
         self._in_trailer = size == 0
 

@@ -301,4 +301,4 @@ class HttpGate:
 def _answer_body(response: ResponseHead) -> BodyReader:
     if response.length is not None:
         return FixedBody(response.length)
-    return ChunkedBody() if response.is_chunked else BodyUntilEnd()
+    return ChunkedBody(is_trusted=True) if response.is_chunked else BodyUntilEnd()

@@ -215,6 +215,32 @@ def test_line_without_an_end_is_not_kept_for_ever(start: bytes) -> None:
         body.feed(memoryview(b"5" * (MOST_TRAILER + 1)))
 
 
+@pytest.mark.parametrize("piece", [7, 1000, 64 * 1024, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "fits"),
+    [
+        pytest.param(b"1\r\na\r\n" * 20_000 + b"0\r\n\r\n", True, id="20000 bytes, one each"),
+        pytest.param(b"4\r\nabcd\r\n" * 60_000 + b"0\r\n\r\n", True, id="four bytes each"),
+        pytest.param(b"1\r\na\r\n" * 60_000 + b"0\r\n\r\n", False, id="60000 bytes, one each"),
+        pytest.param(b"00000001\r\na\r\n" * 20_000 + b"0\r\n\r\n", False, id="zeros in front"),
+        pytest.param(
+            b"1\r\na\r\n" * 25_000 + b"f000\r\n" + b"x" * 0xF000 + b"\r\n0\r\n\r\n",
+            False,
+            id="what comes later does not pay for it",
+        ),
+    ],
+)
+def test_framing_may_not_be_most_of_a_body(data: bytes, fits: bool, piece: int) -> None:
+    body = ChunkedBody()
+    if fits:
+        feed(body, data, piece)
+        assert body.complete
+    else:
+        with pytest.raises(BodyError):
+            feed(body, data, piece)
+        assert not body.complete
+
+
 @st.composite
 def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """A payload, and one of its many spellings."""

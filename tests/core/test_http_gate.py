@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import h11
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.errors import BackendError, HttpError
+from sidecar.core.http_body import Buffer
 from sidecar.core.http_gate import HttpGate
 from sidecar.core.http_headers import Extras
 from tests.fuzz import gate as fuzz
@@ -31,6 +32,7 @@ from tests.fuzz.conversations import (
     post,
 )
 from tests.fuzz.driver import Driver, Exchange, held_bytes
+from tests.fuzz.invariants import check
 from tests.fuzz.script import Script, Settings, Step
 
 bounded = settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -88,7 +90,7 @@ def seen(driver: Driver) -> list[str]:
 
 def ends(case: Conversation, driver: Driver) -> None:
     """Check all that came of it."""
-    fuzz.check(driver)
+    check(driver)
     assert told(driver) == list(case.told)
     assert seen(driver) == list(case.seen)
     assert driver.state == case.state
@@ -343,6 +345,34 @@ def test_end_of_the_backend_behind_its_answer_is_no_fault() -> None:
     assert not gate.backend_is_reusable
 
 
+@pytest.mark.parametrize("size", [1, 10, 64])
+def test_gate_keeps_nothing_of_the_buffer_it_is_fed_from(size: int) -> None:
+    buffer = memoryview(bytearray(64))
+    gate = HttpGate(16 * KIB)
+
+    def fed(raw: bytes, take: Callable[[memoryview], Buffer]) -> bytes:
+        out = b""
+        for at in range(0, len(raw), size):
+            piece = raw[at : at + size]
+            buffer[: len(piece)] = piece
+            out += bytes(take(buffer[: len(piece)]))
+            buffer[:] = bytes(64)
+        return out
+
+    assert fed(chunked(b""), gate.receive) == b""
+    gate.limit_body(100)
+    given = bytes(gate.admit(b"", "the-id", Extras(), closes=False))
+    given += fed(ABC + NEXT, gate.receive)
+    asked = wire.read_request(chunked(given), 0)
+    told = wire.read_answer(fed(CHUNKS + ABC, gate.answer), 0, to_head=False, strict=True)
+    assert asked is not None
+    assert told is not None
+    assert (asked.body, asked.complete) == (told.body, told.complete) == (b"abc", True)
+    gate.next_request()
+    assert gate.request is not None
+    assert gate.request.path == "/b"
+
+
 def test_bytes_behind_an_answer_go_nowhere() -> None:
     gate = admitted(GET)
     assert bytes(gate.answer(OK)).endswith(b"ok")
@@ -438,7 +468,7 @@ def test_backend_gets_the_admitted_requests_and_nothing_else(
         driver.peer_sends(piece)
     for _ in sent:
         driver.backend_sends(b"HTTP/1.1 204 X\r\n\r\n")
-    fuzz.check(driver)
+    check(driver)
     # Behind refused chunks that had not come yet the connection is closed.
     reached = sent[: len(driver.exchanges)]
     assert len(reached) == len(sent) or not (reached[-1].allowed or b"Length" in reached[-1].raw)
@@ -486,7 +516,7 @@ def test_peer_gets_the_answers_of_the_backend_and_nothing_else(
     for _, _, raw in given:
         for piece in cut(raw, sizes):
             driver.backend_sends(piece)
-    fuzz.check(driver)
+    check(driver)
     expected = [(status, body) for status, body, _ in given]
     assert list(read_answers(bytes(driver.to_peer), len(given))) == expected
     assert len(driver.backends) == 1

@@ -412,6 +412,14 @@ def test_request_without_one_plain_host_is_refused(
     assert caught.value.status == 400
 
 
+def test_request_may_have_200_fields() -> None:
+    many = [b"X-%d:" % number for number in range(199)]
+    assert len(request(*many).headers) == 200
+    with pytest.raises(HttpError) as caught:
+        request(*many, b"X:")
+    assert (caught.value.status, caught.value.code) == (431, "head_too_large")
+
+
 def test_chunked_in_1_0_is_refused() -> None:
     with pytest.raises(HttpError, match=r"1\.0"):
         request(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.0")

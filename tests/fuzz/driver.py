@@ -2,7 +2,8 @@
 
 What would wait in a socket is a byte string here: the peer's while the gate wants none, the
 backend's while nobody has asked. Decisions go by the path: `no` in it is refused, `down` finds no
-backend, /health and preflights are answered by us, anything else is admitted.
+backend, /health and preflights are answered by us, anything else is admitted; with `wait` in it
+only after the backend's next step, as if there had been no slot before.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Driver:
         self.received = bytearray()  # what the gate took of the peer
         self.to_peer = bytearray()
         self.form_error: HttpError | None = None
-        self.state = "head"  # exchange, skip, closed
+        self.state = "head"  # wait, exchange, skip, closed
         self._backend: Backend | None = None
         self._waiting = bytearray()  # of the peer, not read yet
         self._own: Answer | None = None  # to be given when the body was skipped
@@ -106,7 +107,7 @@ class Driver:
         while self.state != "closed":
             if self.state == "head" and self.gate.has_request():
                 self._decide()
-            elif self._waiting and (self.state != "exchange" or self.gate.wants_bytes):
+            elif self._waiting and (self.state in ("head", "skip") or self.gate.wants_bytes):
                 data = bytes(self._waiting[:piece])
                 del self._waiting[:piece]
                 self._take(data)
@@ -160,7 +161,13 @@ class Driver:
         forwarding, extras = self._forwarding(request, request_id), self.answerer.extras(request)
         exchange = Exchange(request, request_id, forwarding, extras)
         self.exchanges.append(exchange)
-        self._own = self._answer_of_ours(request, request_id)
+        if "wait" in request.path:
+            self.state = "wait"
+        else:
+            self._go_on(exchange)
+
+    def _go_on(self, exchange: Exchange) -> None:
+        self._own = self._answer_of_ours(exchange.request, exchange.request_id)
         if self._own is not None:
             self._skip_and_give()
             return
@@ -215,11 +222,7 @@ class Driver:
     def _skip_and_give(self) -> None:
         self.state = "skip"
         request = self.exchanges[-1].request
-        try:
-            self.gate.skip()
-        except HttpError as exc:
-            self._refuse(exc)
-            return
+        self.gate.skip()
         too_long = request.length is None or request.length > _MAX_SKIPPED_BYTES
         if self.gate.request_is_complete or too_long or request.wants_continue:
             self._give()
@@ -259,6 +262,7 @@ class Driver:
 
     def backend_sends(self, data: bytes, piece: int = _PIECE) -> None:
         """Answer in pieces; what is left when the answer is complete waits in the socket."""
+        self._end_wait()
         backend, exchange = self._backend, self.exchanges[-1] if self.exchanges else None
         for at in range(0, len(data), piece):
             if backend is None or backend is not self._backend:
@@ -268,6 +272,11 @@ class Driver:
                 return
             backend.is_dirty = at + piece < len(data)
             self._take_answer(data[at : at + piece])
+            self._advance()
+
+    def _end_wait(self) -> None:
+        if self.state == "wait":
+            self._go_on(self.exchanges[-1])
             self._advance()
 
     def _take_answer(self, data: bytes) -> None:
@@ -285,6 +294,7 @@ class Driver:
 
     def backend_closes(self) -> None:
         """Close the backend's connection."""
+        self._end_wait()
         if self._backend is None:
             return
         self._backend.is_dirty = True

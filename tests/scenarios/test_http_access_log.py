@@ -141,6 +141,15 @@ def test_connection_without_a_request_is_a_line_of_its_own(site: Site) -> None:
     assert line["requests"] == 0
 
 
+@pytest.mark.parametrize("way", ["close_notify", "reset"])
+def test_stranger_that_asks_nothing_leaves_a_trace(way: str, site: Site) -> None:
+    with site.dial("/workload/stranger") as stranger:
+        address = stranger.address
+        stranger.leave(way)
+        line = site.daemon.wait_for("peer refused", address=address)
+    assert line["peer"] == "spiffe://example.org/workload/stranger"
+
+
 MALFORMED = {
     "no host": (b"GET /v1/models/x HTTP/1.1\r\n\r\n", 400),
     "no HTTP": (b"hello\r\n\r\n", 400),
@@ -206,6 +215,19 @@ def test_peer_that_left_is_a_line_with_the_status_it_had_seen(site: Site) -> Non
         line = site.line(request_id)
         assert (line["decision"], line["status"], line["level"]) == ("allowed", status, "warning")
         assert line["reason"] == "the peer left before it had its answer"
+
+
+def test_answer_that_we_cut_is_no_fine_one(authority: Authority) -> None:
+    with running_site(authority, policy=POLICY) as site, site.dial() as peer:
+        peer.sendall(request("GET", "/held/long", "X-Request-Id: cut"))
+        call = site.backend.next_call()
+        call.begin_stream()
+        peer.until(b"\r\n\r\n")
+        assert site.daemon.stop() == 0
+        assert not peer.rest()[1]
+        line = site.line("cut")
+        assert (line["decision"], line["status"], line["level"]) == ("allowed", 200, "warning")
+        assert "shutting down" in line["reason"]
 
 
 def test_path_of_a_refused_request_is_not_logged_without_end(site: Site, peer: HttpPeer) -> None:

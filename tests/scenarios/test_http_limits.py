@@ -404,3 +404,44 @@ def answered(peers: list[HttpPeer], count: int) -> list[HttpPeer]:
         select.select([peer.sock for peer in peers if peer not in ready], [], [], 20)
         ready += [peer for peer in peers if peer not in ready and peer.has_word()]
     return ready
+
+
+# Connections.
+
+
+def test_idle_connection_gives_way_to_a_newcomer_and_a_busy_one_does_not(
+    authority: Authority,
+) -> None:
+    more = "[connections]\nmaximum = 2\n"
+    with running_site(authority, more=more) as site, site.dial() as busy, site.dial() as idle:
+        call = held(site, busy, "busy")
+        call.begin_stream()
+        assert idle.ask("GET", "/v1/x").status == 200
+        with site.dial() as newcomer:
+            assert newcomer.ask("GET", "/v1/x").status == 200
+            assert idle.rest() == (b"", True)
+            site.backend.forget()
+            held(site, newcomer, "busy-too")
+            with site.dial() as one_too_many:
+                assert one_too_many.rest() == (b"", True)
+                line = site.daemon.wait_for("peer refused", address=one_too_many.address)
+                assert line["reason"] == "too many connections"
+        call.event("still here")
+        busy.until(b"data: still here\n\n\r\n")
+        call.close()
+
+
+def test_strangers_take_no_place_from_those_whom_policy_admits(authority: Authority) -> None:
+    more = "[connections]\nmaximum = 2\n"
+    with running_site(authority, more=more) as site, ExitStack() as stack:
+        good = [stack.enter_context(site.dial()) for _ in range(2)]
+        for peer in good:
+            assert peer.ask("GET", "/v1/x").status == 200
+        for begun in (b"", b"G", request("POST", "/v1/x", "Content-Length: 10")):
+            for _ in range(4):
+                stranger = stack.enter_context(site.dial("/workload/stranger"))
+                stranger.sendall(begun)
+        with site.dial("/workload/stranger") as last:
+            assert last.ask("GET", "/v1/x").status == 403
+        for peer in good:
+            assert peer.ask("GET", "/v1/x").status == 200

@@ -12,6 +12,7 @@ import pytest
 
 from tests.ca import Authority
 from tests.http_client import HttpPeer, Site, request, running_site
+from tests.scenarios.peer import silent
 
 TRAEFIK = "spiffe://example.org/workload/traefik"
 POLICY = """
@@ -265,3 +266,21 @@ def test_request_that_waited_is_decided_by_the_policy_of_the_moment_it_runs(
         assert running.answer().status == 200
         assert waiting.answer().status == 403
     assert site.backend.untaken() == []
+
+
+def test_peer_that_is_admitted_while_it_is_connected_is_served_like_any_other(
+    authority: Authority,
+) -> None:
+    more = "[connections]\nmaximum_handshakes = 2\n"
+    with running_site(authority, more=more) as site, site.dial("/workload/new") as new:
+        Policies(site).publish(policy("*", peer="spiffe://example.org/workload/*"))
+        new.sendall(request("GET", "/held/long"))
+        call = site.backend.next_call()
+        call.begin_stream()
+        new.until(b"\r\n\r\n")
+        with silent(site.address, 4) as newcomers:
+            for address in newcomers[:2]:
+                site.daemon.wait_for("peer refused", address=address)
+            call.event("still here")
+            assert new.until(b"\n\n\r\n").endswith(b"data: still here\n\n\r\n")
+        call.close()

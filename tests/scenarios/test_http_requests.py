@@ -196,6 +196,19 @@ def test_unhappy_connection_to_the_backend_is_not_used_again(site: Site, peer: H
         assert site.backend.next_call().connection != call.connection
 
 
+def test_bytes_that_nobody_asked_the_backend_for_are_nobodys_answer(
+    site: Site, peer: HttpPeer
+) -> None:
+    peer.sendall(request("GET", "/held/talkative"))
+    call = site.backend.next_call()
+    call.answer(200, b"one")
+    assert peer.answer().body == b"one"
+    call.answer(200, b"two")
+    call.release()
+    assert is_usable(peer)
+    assert site.backend.next_call().connection != call.connection
+
+
 # Methods, versions and statuses that frame their answers in their own way.
 
 
@@ -263,16 +276,49 @@ def test_interim_answer_goes_through(site: Site, peer: HttpPeer) -> None:
     assert peer.answer().body == b"done"
 
 
-def test_answer_that_ends_with_the_backends_connection_is_whole(site: Site, peer: HttpPeer) -> None:
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_answer_that_ends_with_the_backends_connection_is_whole(
+    version: str, site: Site, peer: HttpPeer
+) -> None:
     def answer(call: Call) -> None:
-        call.head(200, "Connection: close")
+        call.send(f"HTTP/{version} 200 OK\r\n\r\n".encode())
         call.send(BLOCK)
         call.close()
 
     site.backend.routes["/v1/until-end"] = answer
     got = peer.ask("GET", "/v1/until-end")
+    assert got.version == "1.1"
     assert hashlib.sha256(got.body).digest() == hashlib.sha256(BLOCK).digest()
     assert got.get("connection") is None
+    assert is_usable(peer)
+
+
+def test_backend_of_http_1_0_is_not_asked_twice_on_a_connection(site: Site, peer: HttpPeer) -> None:
+    def answer(call: Call) -> None:
+        call.send(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    site.backend.routes["/v1/old"] = answer
+    assert peer.ask("GET", "/v1/old").body == b"ok"
+    assert peer.ask("GET", "/v1/old").body == b"ok"
+    assert site.backend.next_call().connection != site.backend.next_call().connection
+
+
+def test_what_belongs_to_the_backends_connection_stays_there(site: Site, peer: HttpPeer) -> None:
+    site.backend.routes["/v1/hops"] = lambda call: call.answer(
+        200,
+        b"ok",
+        "Connection: keep-alive, X-Hop",
+        "Keep-Alive: timeout=5",
+        "X-Hop: 1",
+        "Proxy-Authenticate: Basic",
+        "Server: uvicorn",
+        "Set-Cookie: a=1",
+        "Set-Cookie: b=2",
+    )
+    answer = peer.ask("GET", "/v1/hops")
+    names = {name for name, _ in answer.headers}
+    assert names == {"server", "set-cookie", "content-length", "x-request-id"}
+    assert answer.values("set-cookie") == ["a=1", "b=2"]
     assert is_usable(peer)
 
 
@@ -415,10 +461,13 @@ def test_backend_that_is_down_is_a_502_and_found_when_it_is_back(
             line = daemon.wait_for("request", status=502)
             assert f"backend unix:{path} cannot be reached" in line["reason"]
             assert line["received"] == 0
-        with HttpBackend(path):
-            told = peer.ask("GET", "/v1/models")
-            assert told.status == 200
-            assert dict(told.json()["headers"])["host"] == "localhost"
+        with HttpBackend(path) as backend:
+            assert peer.ask("GET", "/v1/models").status == 200
+            assert backend.next_call().values("host") == ["localhost"]
+            peer.sendall(request("GET", "/held/long"))
+            call = backend.next_call()
+            peer.leave("close")
+            call.wait_gone()
 
 
 def test_backend_that_refuses_tcp_is_a_502(launch: Launch, traefik: ssl.SSLContext) -> None:

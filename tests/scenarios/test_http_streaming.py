@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -316,3 +317,25 @@ def test_large_answer_in_chunks_arrives_whole_and_costs_no_memory(
     print(f"\nmemory grew by {most - before:.1f} MiB")
     assert most - before < GROWTH_MIB
     assert peer.ask("GET", "/v1/models").status == 200
+
+
+# The end of the daemon.
+
+
+def test_running_answer_is_finished_before_the_daemon_ends(authority: Authority) -> None:
+    with running_site(authority) as site, site.dial() as idle, site.dial() as busy:
+        assert idle.ask("GET", "/v1/models").status == 200
+        site.backend.forget()
+        busy.sendall(request("GET", "/held/long"))
+        call = site.backend.next_call()
+        call.begin_stream()
+        busy.until(b"\r\n\r\n")
+        site.daemon.process.send_signal(signal.SIGTERM)
+        site.daemon.wait_for("draining")
+        assert idle.rest() == (b"", True), "nothing of it is running"
+        call.event("last words")
+        assert busy.until(b"\n\n\r\n").endswith(b"data: last words\n\n\r\n")
+        call.end_stream()
+        call.release()
+        assert busy.rest() == (b"0\r\n\r\n", True)
+        assert site.daemon.wait() == 0

@@ -114,6 +114,17 @@ def test_connection_that_is_used_is_not_idle(peer: HttpPeer) -> None:
         assert not select.select([peer.sock], [], [], IDLE_SECONDS / 3)[0]
 
 
+def test_peer_that_waits_holds_no_connection_to_the_backend(authority: Authority) -> None:
+    with running_site(authority) as site, site.dial() as peer:
+        peer.sendall(request("GET", "/held/x"))
+        call = site.backend.next_call()
+        call.answer(200)
+        assert peer.answer().status == 200
+        assert call.wait_gone() == "end"
+        call.close()
+        assert peer.ask("GET", "/v1/models").get("connection") is None
+
+
 # Silence in a request or an answer.
 
 
