@@ -52,11 +52,13 @@ def read(answer: Answer, *, method: str = "GET", closes: bool = False) -> wire.M
 
 
 def test_answer_is_written_with_its_length_and_the_request_id() -> None:
-    message = read(Answer(200, (("X-A", "b"), ("x-a", "c")), b"hello"))
+    headers = (("X-A", "b"), ("Vary", "Origin"), ("x-a", "c"), ("vary", "Accept"))
+    message = read(Answer(200, headers, b"hello"))
     assert message.line == b"HTTP/1.1 200 OK"
     assert message.headers == [
         (b"x-a", b"b"),
-        (b"x-a", b"c"),
+        (b"vary", b"Origin"),
+        (b"vary", b"Accept"),
         (b"x-request-id", b"the-id"),
         (b"content-length", b"5"),
     ]
