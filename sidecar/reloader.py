@@ -43,11 +43,11 @@ async def keep_policy(
     current: CurrentPolicy, source: PolicySource, hangups: AsyncIterator[int]
 ) -> None:
     """Follow the file and SIGHUP for ever."""
-    _warn(current.policy, source.config)
+    await _warn(current.policy, source.config)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_follow_file, current, source)
         async for _ in hangups:
-            _reload(current, source, "SIGHUP")
+            await _reload(current, source, "SIGHUP")
 
 
 async def _follow_file(current: CurrentPolicy, source: PolicySource) -> None:
@@ -59,7 +59,7 @@ async def _follow_file(current: CurrentPolicy, source: PolicySource) -> None:
                 told = False
                 while True:
                     # First: what changed before the watch began would be missed for ever.
-                    if _reload(current, source, "file"):
+                    if await _reload(current, source, "file"):
                         await changes.wait()
                     else:
                         await trio.sleep(_RETRY_SECONDS)
@@ -68,11 +68,11 @@ async def _follow_file(current: CurrentPolicy, source: PolicySource) -> None:
                 hint = "the file is read every second meanwhile, and when SIGHUP asks"
                 log.error("policy not watched", reason=exc.message, hint=hint)
             told = True
-            _reload(current, source, "file")
+            await _reload(current, source, "file")
             await trio.sleep(_RETRY_SECONDS)
 
 
-def _reload(current: CurrentPolicy, source: PolicySource, asked_by: str) -> bool:
+async def _reload(current: CurrentPolicy, source: PolicySource, asked_by: str) -> bool:
     """Put the file's policy in force if it is another one; tell whether it could be read."""
     try:
         text = source.path.read_text(encoding="utf-8")
@@ -91,13 +91,17 @@ def _reload(current: CurrentPolicy, source: PolicySource, asked_by: str) -> bool
         return True
     current.replace(policy)
     log.info("policy loaded", allow=len(policy.allow), deny=len(policy.deny), asked_by=asked_by)
-    _warn(policy, source.config)
+    await _warn(policy, source.config)
     return True
 
 
-def _warn(policy: Policy, config: Config) -> None:
+async def _warn(policy: Policy, config: Config) -> None:
     """Say what is legal and yet most likely not what was meant; `check` says the same."""
-    for warning in policy_warnings(policy, config):
+    # In a thread: each rule is held against each, and a thousand of them take seconds.
+    warnings = await trio.to_thread.run_sync(
+        policy_warnings, policy, config, abandon_on_cancel=True
+    )
+    for warning in warnings:
         log.warning("policy warning", rule=warning.rule, reason=warning.text, hint=warning.hint)
 
 

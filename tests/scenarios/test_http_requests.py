@@ -55,13 +55,14 @@ def site(running: Site) -> Site:
 
 @pytest.fixture(scope="module")
 def running_for_browsers(authority: Authority) -> Iterator[Site]:
-    with running_site(authority, policy=POLICY, more=BROWSERS) as site:
+    options = {"more": BROWSERS, "backend_table": 'host = "keep"'}
+    with running_site(authority, policy=POLICY, **options) as site:
         yield site
 
 
 @pytest.fixture
 def browsers(running_for_browsers: Site) -> Site:
-    """One that pages of another origin may call, with headers on every answer."""
+    """One that pages of another origin may call, with headers on every answer; keeps Host."""
     running_for_browsers.backend.forget()
     return running_for_browsers
 
@@ -180,6 +181,16 @@ def test_connection_to_the_backend_is_used_again_but_by_no_other_peer(
             assert one.ask("GET", "/v1/x").status == 200
     seen = [site.backend.next_call().connection for _ in range(4)]
     assert seen[0] == seen[2] != seen[1] == seen[3]
+
+
+def test_peer_that_waits_holds_no_connection_to_the_backend(site: Site, peer: HttpPeer) -> None:
+    peer.sendall(request("GET", "/held/x"))
+    call = site.backend.next_call()
+    call.answer(200)
+    assert peer.answer().status == 200
+    assert call.wait_gone() == "end"
+    call.close()
+    assert is_usable(peer)
 
 
 def test_unhappy_connection_to_the_backend_is_not_used_again(site: Site, peer: HttpPeer) -> None:
@@ -495,10 +506,11 @@ def test_host_is_the_backends_and_the_peers_is_told_beside_it(site: Site, peer: 
     assert call.values("x-forwarded-for") == ["127.0.0.1"]
 
 
-def test_host_is_kept_where_the_configuration_says_so(authority: Authority) -> None:
-    with running_site(authority, backend_table='host = "keep"') as site, site.dial() as peer:
+def test_host_is_kept_where_the_configuration_says_so(browsers: Site) -> None:
+    with browsers.dial() as peer:
         peer.sendall(request("GET", "/v1/models", host="models.example.org:8443"))
-        assert dict(peer.answer().json()["headers"])["host"] == "models.example.org:8443"
+        assert peer.answer().status == 200
+    assert browsers.backend.next_call().values("host") == ["models.example.org:8443"]
 
 
 SPOOFED = (
