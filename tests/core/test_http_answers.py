@@ -65,6 +65,24 @@ def test_answer_is_written_with_its_length_and_the_request_id() -> None:
     assert message.body == b"hello"
 
 
+def test_header_is_written_once_and_the_first_is_right() -> None:
+    own = (("Content-Type", "a/b"), ("Vary", "c"), ("content-type", "d/e"), ("vary", "f"))
+    message = read(Answer(200, own, b"x"))
+    assert message.values(b"content-type") == [b"a/b"]
+    assert message.values(b"vary") == [b"c", b"f"]
+
+
+def test_configured_headers_do_not_belie_what_an_answer_of_ours_is() -> None:
+    lies = (("Content-Type", "text/html"), ("Cache-Control", "public"), ("Server", "gate"))
+    asked = request(line=f"GET {HEALTH_PATH} HTTP/1.1")
+    health = read(Answerer(None, lies).health(asked, None))
+    refusal = read(Answerer(None, lies).refusal(DENIED, asked, "the-id"))
+    for message in (health, refusal):
+        assert message.values(b"content-type") == [b"application/json"]
+        assert message.values(b"server") == [b"gate"]
+    assert health.values(b"cache-control") == [b"no-store"]
+
+
 @pytest.mark.parametrize("status", [s for s in HTTPStatus if s >= 200 and s not in (204, 304)])
 @pytest.mark.parametrize("body", [b"", b"x"])
 def test_every_status_has_its_length(status: HTTPStatus, body: bytes) -> None:

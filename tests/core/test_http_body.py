@@ -241,6 +241,15 @@ def test_framing_may_not_be_most_of_a_body(data: bytes, fits: bool, piece: int) 
         assert not body.complete
 
 
+def test_trusted_side_may_flush_every_byte() -> None:
+    body = ChunkedBody(is_trusted=True)
+    assert feed(body, b"00000001\r\na\r\n" * 60_000 + b"0\r\n\r\n")[0] == b"a" * 60_000
+    assert body.complete
+    for broken in (b"1;a\r\n", b"1\na", b"1\r\nab"):
+        with pytest.raises(BodyError):
+            ChunkedBody(is_trusted=True).feed(memoryview(broken))
+
+
 @st.composite
 def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """A payload, and one of its many spellings."""

@@ -337,6 +337,45 @@ def test_answer_of_which_nothing_was_given_has_not_begun(raw: bytes) -> None:
     assert not gate.keeps_connection
 
 
+@pytest.mark.parametrize("size", [1, 17, 1 << 20])
+def test_backend_may_give_100_interim_answers_and_no_more(size: int) -> None:
+    interim = b"HTTP/1.1 102 X\r\n\r\n"
+    gate = admitted(GET)
+    assert b"".join(bytes(gate.answer(one)) for one in cut(interim * 100, [size])) == interim * 100
+    assert bytes(gate.answer(OK)).endswith(b"ok")
+    with pytest.raises(BackendError):
+        list(map(admitted(GET).answer, cut(interim * 101, [size])))
+
+
+def test_interim_answers_are_counted_for_each_request() -> None:
+    gate = admitted(GET + NEXT)
+    for _ in range(2):
+        gate.answer(b"HTTP/1.1 100 X\r\n\r\n" * 60 + OK)
+        gate.next_request()
+        if gate.has_request():
+            gate.admit(b"", "the-id", Extras(), closes=False)
+    assert gate.is_idle
+
+
+def test_tiny_chunks_of_a_peer_are_too_much_and_those_of_the_backend_are_not() -> None:
+    tiny = b"1\r\na\r\n" * 30_000 + b"0\r\n\r\n"
+    gate = admitted(chunked(b""))
+    with pytest.raises(HttpError) as caught:
+        gate.receive(tiny)
+    assert caught.value.status == 400
+    gate = admitted(GET)
+    gate.answer(CHUNKS)
+    gate.answer(tiny)
+    assert gate.response_is_complete
+
+
+def test_close_can_be_asked_for_until_the_answer_begins() -> None:
+    gate = admitted(GET)
+    gate.close_after_answer()
+    assert b"connection: close" in bytes(gate.answer(OK))
+    assert not gate.keeps_connection
+
+
 def test_end_of_the_backend_behind_its_answer_is_no_fault() -> None:
     gate = admitted(GET)
     gate.answer(OK)

@@ -126,7 +126,9 @@ def main() -> None:
         del sys.modules[name]
     with atheris.instrument_imports(include=["sidecar.core"]):
         target = importlib.import_module("tests.fuzz.gate")
-    atheris.Setup(sys.argv, target.run)
+    # By its first argument libFuzzer starts itself anew, for -merge and -fork.
+    itself = f"{sys.executable} -m tests.fuzz.gate"
+    atheris.Setup([itself, *sys.argv[1:]], target.run)
     atheris.Fuzz()
 
 
