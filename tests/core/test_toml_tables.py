@@ -26,6 +26,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: str
     peer: SpiffeId | None = None
     peers: tuple[SpiffeId, ...] = ()
+    words: tuple[str, ...] = ("a",)
     count: Annotated[int, msgspec.Meta(ge=1, le=9)] = 1
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     kind: Literal["a", "b"] = "a"
@@ -55,6 +56,10 @@ def test_one_text_stands_for_a_list_of_one() -> None:
     assert sample.peers == (SpiffeId.parse("spiffe://e.org/a"),)
 
 
+def test_empty_list_means_not_set_where_not_set_is_a_choice() -> None:
+    assert read('name = "n"\npeers = []') == (Sample(name="n"), [])
+
+
 def test_empty_text_means_not_set_where_not_set_is_a_choice() -> None:
     sample, problems = read('name = "n"\npeer = ""')
     assert not problems
@@ -68,7 +73,7 @@ def test_empty_text_means_not_set_where_not_set_is_a_choice() -> None:
         pytest.param("name = true", "a string", id="boolean for text"),
         pytest.param("peer = 3", "a string", id="number for an ID"),
         pytest.param('peer = "x"', "a SPIFFE ID: it does not start with spiffe://", id="no ID"),
-        pytest.param("peers = []", "at least one entry", id="empty list"),
+        pytest.param("words = []", "at least one entry", id="empty list"),
         pytest.param("peers = [3]", "a string", id="number in a list"),
         pytest.param("count = 0", "an integer, at least 1 and at most 9", id="too low"),
         pytest.param("count = 10", "an integer, at least 1 and at most 9", id="too high"),
