@@ -166,6 +166,7 @@ def test_what_the_preset_does_not_name_never_reaches_ollama(
             assert _dialect(answer) == dialect, name
     assert peer.ask("GET", "/api/version?last").status == 200
     assert ollama.arrived() == [Arrived("GET", "/api/version?last", 200)]
+    sidecar.wait_for("request", path="/api/version")  # the last one: the others are there, too
     logged = [line for line in sidecar.lines("request") if line["decision"] == "refused"]
     assert [(line["method"], line["status"]) for line in logged] == [
         (method, 403) for method, _, _ in REFUSED.values()
