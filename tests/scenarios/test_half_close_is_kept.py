@@ -90,7 +90,8 @@ def test_peer_that_announces_its_end_and_goes_ends_the_backends_work(
     with HalfCloser(daemon.address, traefik) as peer:
         peer.sendall(b"question")
         peer.send_end()
-    assert backend.wait_for_end() == "end"
+    # Which of the two depends on whether its close_notify is read before its reset.
+    assert backend.wait_for_end() in ("end", "ConnectionResetError")
     backend.close()
 
 
