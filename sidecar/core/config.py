@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from sidecar.core.address import Address, WorkloadEndpoint
-from sidecar.core.cors import Cors, cors_problems
+from sidecar.core.cors import HEADER_NAME, Cors, cors_problems
 from sidecar.core.spiffe_id import SCHEME, SpiffeId
 from sidecar.core.toml_tables import (
     FileMode,
@@ -34,7 +34,6 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 _AUTHORITY = re.compile(r"[0-9A-Za-z._-]+(?::[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](?::[0-9]{1,5})?")
 _URL_PATH = re.compile(r"/[!-\"$-~]*")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[!-~](?:[\t -~]*[!-~])?")
 # What frames an answer or belongs to one connection is not for a table to set.
 _NOT_SETTABLE = {
@@ -287,7 +286,7 @@ def _response_headers(
         problems.append(Problem(file, where, shown(table), "a table"))
         return ()
     for name, value in table.items():
-        if not _HEADER_NAME.fullmatch(name) or name.lower() in _NOT_SETTABLE:
+        if not HEADER_NAME.fullmatch(name) or name.lower() in _NOT_SETTABLE:
             expected = "the name of a header that is not ours to frame"
             problems.append(Problem(file, where, f"the key {name!r}", expected))
         if name.lower().startswith("access-control-"):

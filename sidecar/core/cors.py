@@ -20,7 +20,7 @@ _ORIGIN = re.compile(
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _METHOD = re.compile(r"[A-Z]+")
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ def cors_problems(cors: Cors) -> list[CorsProblem]:
             expected = '"*" or scheme://host[:port], lower case, no path, no default port'
             problems.append(CorsProblem("allow_origins", repr(origin), expected))
     problems += _name_problems("allow_methods", cors.allow_methods, _METHOD, "in upper case")
-    problems += _name_problems("allow_headers", cors.allow_headers, _HEADER, "of a header")
-    problems += _name_problems("expose_headers", cors.expose_headers, _HEADER, "of a header")
+    problems += _name_problems("allow_headers", cors.allow_headers, HEADER_NAME, "of a header")
+    problems += _name_problems("expose_headers", cors.expose_headers, HEADER_NAME, "of a header")
     if cors.max_age_seconds < 0:
         found = str(cors.max_age_seconds)
         problems.append(CorsProblem("max_age_seconds", found, "0 or more"))

@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
+from sidecar.core.http_head import FIELD_LINE
+
 Buffer = bytes | memoryview
 
 # Eight digits are 4 GiB less one: no chunk is larger, and no reader's integer overflows.
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
 _SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _MAX_TRAILER_BYTES = 8192
 # Framing that nobody honest needs: a million chunks of a byte cost their reader seconds.
 _MAX_FRAMING_BYTES = 65536
@@ -185,7 +186,7 @@ class ChunkedBody:
             self._take_size(text)
         elif not text:
             self.complete = True
-        elif _TRAILER.fullmatch(text):
+        elif FIELD_LINE.fullmatch(text):
             self._trailer_bytes += len(line)
         else:
             raise BodyError("a trailer line is not NAME: VALUE")

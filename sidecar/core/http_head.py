@@ -24,7 +24,7 @@ _END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.([01])")
 _OTHER_VERSION = re.compile(rb"[!-~]+ [!-~]+ HTTP/(?!1\.[01])[0-9](?:\.[0-9])?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
-_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
+FIELD_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _AUTHORITY = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/[^#]*)?", re.IGNORECASE)
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
@@ -106,7 +106,7 @@ def parse_request(head: bytes) -> RequestHead:
         if _OTHER_VERSION.fullmatch(line):
             raise HttpError(505, "http_version", "expected HTTP/1.1")
         raise _bad("the request line is not METHOD TARGET HTTP/1.1")
-    if not all(map(_FIELD.fullmatch, fields)):
+    if not all(map(FIELD_LINE.fullmatch, fields)):
         raise _bad("a header line is not NAME: VALUE")
     parser = _Collector()
     try:
@@ -146,7 +146,7 @@ def _request(method: bytes, target: bytes, minor: int, headers: Headers) -> Requ
         headers=headers,
         length=length,
         wants_continue=bool(expect) and minor == 1 and length != 0,
-        wants_close=minor == 0 or b"close" in _options(headers),
+        wants_close=minor == 0 or b"close" in connection_options(headers),
     )
 
 
@@ -181,7 +181,7 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
     """Read the head of the backend's answer, or raise `BackendError`."""
     line, fields = _lines(head)
     match = _STATUS_LINE.fullmatch(line)
-    if match is None or not all(map(_FIELD.fullmatch, fields)):
+    if match is None or not all(map(FIELD_LINE.fullmatch, fields)):
         raise _unreadable("its head is not HTTP/1.1")
     parser = _Collector()
     try:
@@ -209,7 +209,7 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
         headers=headers,
         length=_response_length(status, length is None, announced, to_head_request),
         is_chunked=coding is not None,
-        wants_close=match[1] == b"0" or b"close" in _options(headers),
+        wants_close=match[1] == b"0" or b"close" in connection_options(headers),
     )
 
 
@@ -221,10 +221,6 @@ def _response_length(status: int, absent: bool, announced: int, to_head: bool) -
 
 def connection_options(headers: Headers) -> frozenset[bytes]:
     """Give what the Connection headers name, in lower case (RFC 9110 7.6.1)."""
-    return _options(headers)
-
-
-def _options(headers: Headers) -> frozenset[bytes]:
     values = b",".join([value for name, value in headers if name == b"connection"])
     if not values:
         return _NO_OPTIONS

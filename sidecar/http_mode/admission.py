@@ -90,7 +90,8 @@ class Admission:
         """Take a token of the peer's under that rule."""
         rate = rule.limits.requests_per_second
         if rate is not None:
-            burst = rule.limits.burst or max(1, math.ceil(rate))
+            burst = rule.limits.burst
+            assert burst is not None
             key = (peer.peer, rule.name)
             wait = self._buckets.take(key, rate, burst, trio.current_time())
             if wait:

@@ -160,19 +160,13 @@ class Exchange(Pair):
         self._backend_is_lost = True
         self._to_backend = None
 
-    def _wanted(self) -> tuple[int, int]:
-        deaf = (
-            self._to_backend is not None
-            or self._peer_read_wants_write
-            or not self._gate.wants_bytes
-        )
-        peer = 0 if deaf else READ
-        if self._to_peer is not None or self._peer_read_wants_write:
-            peer |= WRITE
-        backend = 0 if self._to_peer is not None else READ
-        if self._to_backend is not None:
-            backend |= WRITE
-        return peer, backend
+    @property
+    def _hears_peer(self) -> bool:
+        return self._gate.wants_bytes
+
+    @property
+    def _hears_backend(self) -> bool:
+        return True  # until the answer is complete, and then it is finished
 
 
 def _who_broke(error: BrokenError) -> Exception:

@@ -119,9 +119,15 @@ class Pair(ABC):
     def _settle(self) -> None:
         """Finish, or watch for what comes next."""
 
+    @property
     @abstractmethod
-    def _wanted(self) -> tuple[int, int]:
-        """Give what to watch for, at the peer and at the backend."""
+    def _hears_peer(self) -> bool:
+        """Tell whether more of the peer is wanted, were there room for it."""
+
+    @property
+    @abstractmethod
+    def _hears_backend(self) -> bool:
+        """Tell whether more of the backend is wanted, were there room for it."""
 
     @abstractmethod
     def _break(self, error: BrokenError) -> None:
@@ -164,7 +170,15 @@ class Pair(ABC):
 
     def watch(self) -> None:
         """Watch for what there is room for: a full side stops the reading of the other."""
-        peer, backend = self._wanted()
+        peer = backend = 0
+        if self._hears_peer and self._to_backend is None and not self._peer_read_wants_write:
+            peer = READ
+        if self._to_peer is not None or self._peer_read_wants_write:
+            peer |= WRITE
+        if self._hears_backend and self._to_peer is None:
+            backend = READ
+        if self._to_backend is not None:
+            backend |= WRITE
         if peer != self._peer_events:
             self._peer_events = self._set_events(self._peer.sock, self._peer_events, peer, True)
         if backend != self._backend_events:

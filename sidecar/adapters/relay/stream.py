@@ -121,12 +121,10 @@ class Stream(Pair):
         self._traffic.backend_broke = True
         self._received_end = self._half_closed = True
 
-    def _wanted(self) -> tuple[int, int]:
-        deaf = self._received_end or self._to_backend is not None or self._peer_read_wants_write
-        peer = 0 if deaf else READ
-        if self._to_peer is not None or self._peer_read_wants_write:
-            peer |= WRITE
-        backend = 0 if self._sent_end or self._to_peer is not None else READ
-        if self._to_backend is not None:
-            backend |= WRITE
-        return peer, backend
+    @property
+    def _hears_peer(self) -> bool:
+        return not self._received_end
+
+    @property
+    def _hears_backend(self) -> bool:
+        return not self._sent_end
