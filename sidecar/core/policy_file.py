@@ -33,8 +33,6 @@ Kind = Literal["allow", "deny"]
 Rate = Annotated[float, msgspec.Meta(ge=0.001, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1_099_511_627_776)]
-# None by default. It is not in the types because a message shows the bounds of a plain number.
-_NOT_SET: Any = None
 _NO_ENDPOINTS = "a list of what is forbidden is never complete: write in [[allow]] what is allowed"
 _NOTHING_ELSE = "a denied peer gets nothing, so there is nothing else to say of it"
 _NOT_IN_STREAM = 'it cannot be enforced in mode "stream"; it needs [backend] mode = "http"'
@@ -51,10 +49,10 @@ class AllowTable(DenyTable, frozen=True):
     """One `[[allow]]` table; all but the first two keys are for mode "http"."""
 
     endpoints: tuple[str, ...] = ()
-    requests_per_second: Rate = _NOT_SET
-    burst: Count = _NOT_SET
-    concurrent_requests: Count = _NOT_SET
-    max_body_bytes: Bytes = _NOT_SET
+    requests_per_second: Rate | None = None
+    burst: Count | None = None
+    concurrent_requests: Count | None = None
+    max_body_bytes: Bytes | None = None
     trusted_proxy: bool = False
 
 
