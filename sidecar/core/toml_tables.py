@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import UnionType
@@ -19,9 +19,14 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 import msgspec
 
 from sidecar.core.errors import ConfigError, InvalidSpiffeIdError, SidecarError
+from sidecar.core.spiffe_id import TrustDomain
 
 S = TypeVar("S", bound=msgspec.Struct)
 _MODE = re.compile(r"0?[0-7]{3}")
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the tables of a configuration."""
 
 
 class FileMode(int):
@@ -33,8 +38,10 @@ class FileMode(int):
     def parse(cls, text: str) -> Self:
         """Read an octal mode that lets only the owner write."""
         mode = cls(text, 8) if _MODE.fullmatch(text) else cls(-1)
-        if mode & ~cls.allowed:
-            raise ValueError(f'expected an octal mode of at most "{cls.allowed:04o}"')
+        if mode & ~cls.allowed or not mode & 0o400:
+            raise ValueError(
+                f'expected an octal mode that lets the owner read, at most "{cls.allowed:04o}"'
+            )
         return mode
 
 
@@ -53,7 +60,7 @@ class Name(str):
     def parse(cls, text: str) -> Self:
         """Refuse an empty name and one that would break a line."""
         if not text.strip() or not text.isprintable():
-            raise ValueError("expected a name for the log")
+            raise ValueError("expected printable text that is not empty")
         return cls(text)
 
 
@@ -128,6 +135,22 @@ def read_table(
     return struct(**values) if len(problems) == before else None
 
 
+def read_tables(
+    struct: type[S], name: str, document: dict[str, Any], file: str, problems: list[Problem]
+) -> list[S]:
+    """Give a struct for each `[[name]]` of a document that can be read; add the rest's problems."""
+    tables = document.get(name, [])
+    if not isinstance(tables, list):
+        hint = f"write [[{name}]] with two brackets"
+        problems.append(Problem(file, f"[{name}]", "one table", "a list of tables", hint))
+        return []
+    read = [
+        read_table(struct, table, file, f"[[{name}]] #{number}", problems)
+        for number, table in enumerate(tables, start=1)
+    ]
+    return [table for table in read if table is not None]
+
+
 def unknown_key(file: str, where: str, key: str, known: list[str]) -> Problem:
     """Give the problem for a key that nobody reads, with the nearest one that is read."""
     near = get_close_matches(key, known, n=1)
@@ -150,6 +173,8 @@ def _value(kind: Any, value: object, file: str, where: str, problems: list[Probl
         if not items:
             problems.append(Problem(file, where, "an empty list", "at least one entry"))
         return tuple(_value(get_args(kind)[0], item, file, where, problems) for item in items)
+    if get_origin(kind) is Mapping:
+        return _mapping(get_args(kind), value, file, where, problems)
     try:
         if parse := _parser(kind):
             return _domain_value(parse, value)
@@ -157,6 +182,22 @@ def _value(kind: Any, value: object, file: str, where: str, problems: list[Probl
     except (ValueError, SidecarError) as exc:  # msgspec.ValidationError is a ValueError
         problems.append(Problem(file, where, shown(value), _expected(kind, exc)))
         return None
+
+
+def _mapping(
+    kinds: tuple[Any, ...], value: object, file: str, where: str, problems: list[Problem]
+) -> dict[Any, Any]:
+    """Convert a table inside of a table, whose keys are the user's own."""
+    if not isinstance(value, dict):
+        problems.append(Problem(file, where, shown(value), "a table"))
+        return {}
+    of_keys, of_values = kinds
+    return {
+        _value(of_keys, key, file, f"{where}: key", problems): _value(
+            of_values, one, file, f"{where} {key!r}", problems
+        )
+        for key, one in value.items()
+    }
 
 
 def _parser(kind: Any) -> Callable[[str], object] | None:
@@ -173,7 +214,8 @@ def _domain_value(parse: Callable[[str], object], value: object) -> object:
 def _expected(kind: Any, exc: ValueError | SidecarError) -> str:
     """Say what a key takes; `exc` tells what our own parsers missed."""
     if isinstance(exc, InvalidSpiffeIdError):
-        return f"a SPIFFE ID: {exc.reason}"
+        what = "a trust domain" if kind is TrustDomain else "a SPIFFE ID"
+        return f"{what}: {exc.reason}"
     if _parser(kind):
         return str(exc).removeprefix("expected ")
     if get_origin(kind) is Literal:

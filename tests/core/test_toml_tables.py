@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 import pytest
 
 from sidecar.core.errors import ConfigError
-from sidecar.core.spiffe_id import SpiffeId
+from sidecar.core.spiffe_id import SpiffeId, TrustDomain
 from sidecar.core.toml_tables import (
     FileMode,
+    FilePath,
+    KeyMode,
+    Name,
     Problem,
     ProblemsError,
     load_toml,
     read_table,
+    read_tables,
     shown,
     unknown_key,
 )
@@ -31,6 +36,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     kind: Literal["a", "b"] = "a"
     on: bool = False
+    files: Mapping[TrustDomain, FilePath] = msgspec.field(default_factory=dict)
 
 
 def read(text: str) -> tuple[Sample | None, list[Problem]]:
@@ -109,6 +115,109 @@ def test_missing_key_and_unknown_key_are_told_together() -> None:
     assert problems[0].hint == "did you mean 'name'?"
 
 
+# A table whose keys are the user's own.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('files = { "e.org" = "a", "f.org" = "b" }', id="inline"),
+        pytest.param('[files]\n"e.org" = "a"\n"f.org" = "b"', id="a table"),
+        pytest.param('files."e.org" = "a"\nfiles."f.org" = "b"', id="dotted keys"),
+    ],
+)
+def test_keys_of_ones_own_become_domain_values_too(text: str) -> None:
+    sample, problems = read(f'name = "n"\n{text}')
+    assert not problems
+    assert sample is not None
+    assert sample.files == {TrustDomain("e.org"): "a", TrustDomain("f.org"): "b"}
+
+
+def test_no_keys_of_ones_own_are_the_default() -> None:
+    assert read('name = "n"\nfiles = {}') == (Sample(name="n"), [])
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "expected"),
+    [
+        pytest.param("3", "[sample] files", "a table", id="number"),
+        pytest.param('["a"]', "[sample] files", "a table", id="list"),
+        pytest.param('{ "e.org" = 3 }', "[sample] files 'e.org'", "a string", id="bad value"),
+        pytest.param('{ "e.org" = "" }', "[sample] files 'e.org'", "a path", id="empty value"),
+        pytest.param('{ e = { org = "a" } }', "[sample] files 'e'", "a string", id="no quotes"),
+    ],
+)
+def test_bad_value_of_a_key_of_ones_own_is_located(value: str, where: str, expected: str) -> None:
+    sample, (problem,) = read(f'name = "n"\nfiles = {value}')
+    assert sample is None
+    assert (problem.where, problem.expected) == (where, expected)
+
+
+@pytest.mark.parametrize("key", ["", "E.org", "e org", "spiffe://e.org/a", "x" * 256])
+def test_bad_key_of_ones_own_is_located(key: str) -> None:
+    sample, (problem,) = read(f'name = "n"\nfiles = {{ "{key}" = "a" }}')
+    assert sample is None
+    assert problem.where == "[sample] files: key"
+    assert problem.found == shown(key)
+
+
+def test_every_bad_entry_of_a_table_is_told() -> None:
+    _, problems = read('name = "n"\nfiles = { "E" = 1, "f" = 2, "g" = "a" }')
+    assert [problem.where for problem in problems] == [
+        "[sample] files: key",
+        "[sample] files 'E'",
+        "[sample] files 'f'",
+    ]
+
+
+# Tables of which there may be several.
+
+
+def read_all(text: str) -> tuple[list[Sample], list[Problem]]:
+    problems: list[Problem] = []
+    document = load_toml(text, "f.toml")
+    return read_tables(Sample, "sample", document, "f.toml", problems), problems
+
+
+def test_tables_are_read_in_their_order() -> None:
+    samples, problems = read_all('[[sample]]\nname = "b"\n[[sample]]\nname = "a"')
+    assert not problems
+    assert [one.name for one in samples] == ["b", "a"]
+
+
+def test_no_tables_are_none() -> None:
+    assert read_all("") == ([], [])
+
+
+def test_problem_says_in_which_table_it_is() -> None:
+    samples, problems = read_all(
+        '[[sample]]\nname = 1\n[[sample]]\nname = "a"\n[[sample]]\nname = "b"\ncount = 0'
+    )
+    assert [one.name for one in samples] == ["a"]
+    assert [problem.where for problem in problems] == ["[[sample]] #1 name", "[[sample]] #3 count"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('[sample]\nname = "a"', id="one bracket"),
+        pytest.param("sample = 3", id="number"),
+        pytest.param('sample = "a"', id="text"),
+    ],
+)
+def test_one_table_where_several_may_be_is_told_how_to_write_it(text: str) -> None:
+    samples, (problem,) = read_all(text)
+    assert samples == []
+    assert (problem.where, problem.expected) == ("[sample]", "a list of tables")
+    assert problem.hint == "write [[sample]] with two brackets"
+
+
+def test_what_is_no_table_among_tables_is_refused() -> None:
+    samples, (problem,) = read_all('sample = [{ name = "a" }, 3]')
+    assert [one.name for one in samples] == ["a"]
+    assert (problem.where, problem.expected) == ("[[sample]] #2", "a table")
+
+
 @pytest.mark.parametrize("value", [3, "text", [], [{}], None, True])
 def test_what_is_no_table_is_refused(value: object) -> None:
     problems: list[Problem] = []
@@ -158,6 +267,34 @@ def test_mode_is_octal(text: str, mode: int) -> None:
 def test_mode_that_lets_others_write_or_anybody_execute_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="octal mode"):
         FileMode.parse(text)
+
+
+@pytest.mark.parametrize("text", ["0644", "0604", "0601", "0660", "0700"])
+def test_key_is_for_its_owner_and_may_be_read_by_a_group(text: str) -> None:
+    assert KeyMode.parse("0640") == 0o640
+    with pytest.raises(ValueError, match='at most "0640"'):
+        KeyMode.parse(text)
+
+
+@pytest.mark.parametrize("text", ["0000", "0040", "0200", "0240", "0044", "000"])
+@pytest.mark.parametrize("kind", [FileMode, KeyMode])
+def test_mode_with_which_the_owner_cannot_read_is_refused(kind: type[FileMode], text: str) -> None:
+    with pytest.raises(ValueError, match="octal mode"):
+        kind.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t", "a\nb", "a\0b", "\u2028", "\x1b[1m"])
+def test_name_that_would_break_a_line_is_refused(text: str) -> None:
+    assert Name.parse("a b") == "a b"
+    with pytest.raises(ValueError, match="expected printable"):
+        Name.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "\0", "a\0"])
+def test_path_that_no_system_takes_is_refused(text: str) -> None:
+    assert FilePath.parse("a b/ä\n") == "a b/ä\n"
+    with pytest.raises(ValueError, match="expected a path"):
+        FilePath.parse(text)
 
 
 def test_toml_that_cannot_be_read_says_where() -> None:

@@ -1,76 +1,83 @@
-"""The disk: stage one generation of certificate files, prove it, publish it.
-
-    directory/
-      svid.pem -> current/svid.pem            stable paths for programs that know no generations
-      svid_key.pem -> current/svid_key.pem
-      svid_bundle.pem -> current/svid_bundle.pem
-      current -> generation-<n>               one rename of this link publishes a generation
-      generation-<n>/                         written whole, synced, then never changed
-
-Gets a `FilePlan`, raises `CertFilesError`; whatever fails, the published generation stays. Two
-files can never be opened in one step, so a reader that must not see a key of one generation with
-a certificate of the next opens `current` once and both files below it. Earlier generations
-are kept for such readers. Blocks on the disk: call it in a thread.
-"""
+"""Generations of certificate files: stage one, prove it, publish it; single files beside them."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from sidecar.adapters.cert_files.directory import HeldDirectory
+from sidecar.adapters.cert_files.file import Owner, is_as_planned, sync_folder, write_file
 from sidecar.core.errors import CertFilesError
 from sidecar.core.file_plan import FilePlan, PlannedFile
 
 CURRENT = "current"
-DIRECTORY_MODE = 0o755
 STAGING_MODE = 0o700
 # A late reader has this long to open the files of a generation that it found current, besides
 # the previous generation, which stays until there is a newer one.
 LATE_READER_SECONDS = 10.0
 
 _GENERATION = re.compile(r"generation-([0-9]{1,9})")
-_NEW_LINK = ".new-link"
+# What is not in place yet; a crash leaves it behind.
+_NEW_LINK, _NEW_FILE = ".new-link", ".new-file"
 
 
 class CertFiles:
-    """The certificate files below one directory; one caller at a time."""
+    """The certificate files below one directory; blocks on the disk."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, owner: str | None = None, group: str | None = None) -> None:
         self._directory = directory
+        self._held = HeldDirectory(directory, owner, group)
+
+    def close(self) -> None:
+        """Let others write there."""
+        self._held.close()
+
+    def make(self) -> None:
+        """Make the directory, and hold it; raises `CertFilesError`."""
+        with self._held.held():
+            pass
 
     def publish(self, plan: FilePlan) -> str | None:
         """Make `plan` the current generation; give its name, or None if it already is."""
-        try:
-            self._prepare()
-            current = self._current()
+        with self._held.held() as owner:
+            current = self.current()
             self._remove_others(current)
-            if current is not None and self._holds(current, plan):
+            if current is not None and self._holds(current, plan, owner):
                 self._link_names(plan)
                 return None
-            return self._publish(plan, retired=current)
-        except OSError as exc:
-            path = exc.filename or str(self._directory)
-            raise CertFilesError(
-                f"certificate files not written: {path}: {exc.strerror or exc}",
-                "the generation published before stays; is the disk full, who owns the folder?",
-            ) from exc
+            return self._publish(plan, owner, retired=current)
 
-    def _publish(self, plan: FilePlan, retired: str | None) -> str:
+    def replace(self, file: PlannedFile) -> bool:
+        """Put one file that belongs to no pair in place; tell whether it was another one."""
+        with self._held.held() as owner:
+            path, new = self._directory / file.name, self._directory / _NEW_FILE
+            if is_as_planned(path, file, owner):
+                return False
+            new.unlink(missing_ok=True)
+            try:
+                write_file(new, file, owner)
+                new.rename(path)
+            except BaseException:
+                new.unlink(missing_ok=True)
+                raise
+            sync_folder(self._directory)
+            return True
+
+    def _publish(self, plan: FilePlan, owner: Owner, retired: str | None) -> str:
         """Stage, prove and publish; whatever fails leaves nothing of it behind."""
-        name = self._stage(plan)
+        name = self._stage(plan, owner)
         try:
             self._replace_link(CURRENT, name)
         except BaseException:
-            if self._current() != name:  # a failed sync comes after the rename
+            if self.current() != name:  # a failed sync comes after the rename
                 shutil.rmtree(self._directory / name, ignore_errors=True)
             raise
         if retired is not None and (self._directory / retired).exists():
@@ -80,44 +87,37 @@ class CertFiles:
         self._remove_others(name)
         return name
 
-    def _prepare(self) -> None:
-        """Make the directory, and refuse one in which somebody else could replace our files."""
-        for folder in reversed([self._directory, *self._directory.parents]):
-            if not folder.exists():
-                folder.mkdir(mode=DIRECTORY_MODE)
-        status = self._directory.stat()
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-            mode = stat.S_IMODE(status.st_mode)
-            raise CertFilesError(
-                f"{self._directory} belongs to uid {status.st_uid} with mode {mode:04o}, "
-                f"expected a folder of uid {os.geteuid()} that others cannot write to",
-                f"chown and chmod go-w {self._directory}",
-            )
-
-    def _current(self) -> str | None:
+    def current(self) -> str | None:
         """Give the name of the published generation."""
         try:
             name = os.readlink(self._directory / CURRENT)
-        except FileNotFoundError:
+        except OSError:
             return None
         return name if _GENERATION.fullmatch(name) else None
 
-    def _holds(self, generation: str, plan: FilePlan) -> bool:
-        """Tell whether a generation is exactly what is planned, modes included."""
-        return all(
-            _is_as_planned(self._directory / generation / file.name, file) for file in plan.files
+    def _holds(self, generation: str, plan: FilePlan, owner: Owner) -> bool:
+        """Tell whether a generation is exactly what is planned, modes and owner included."""
+        folder = self._directory / generation
+        try:
+            names, mode = os.listdir(folder), stat.S_IMODE(folder.stat().st_mode)
+        except OSError:
+            return False
+        return (
+            sorted(names) == sorted(file.name for file in plan.files)
+            and mode == _generation_mode(plan, owner)
+            and all(is_as_planned(folder / file.name, file, owner) for file in plan.files)
         )
 
-    def _stage(self, plan: FilePlan) -> str:
+    def _stage(self, plan: FilePlan, owner: Owner) -> str:
         """Write a new generation whole and prove it; nothing points to it yet."""
         name = self._next_name()
         folder = self._directory / name
         folder.mkdir(mode=STAGING_MODE)
         try:
             for file in plan.files:
-                _write(folder / file.name, file)
-            folder.chmod(_generation_mode(plan))
-            _sync(folder)
+                write_file(folder / file.name, file, owner)
+            folder.chmod(_generation_mode(plan, owner))
+            sync_folder(folder)
             _prove_pair(folder / plan.certificate, folder / plan.private_key)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -139,6 +139,11 @@ class CertFiles:
             path = self._directory / file.name
             if not (path.is_symlink() and os.readlink(path) == target):
                 self._replace_link(file.name, target)
+        names = {file.name for file in plan.files}
+        for entry in os.scandir(self._directory):
+            ours = entry.is_symlink() and os.readlink(entry.path) == f"{CURRENT}/{entry.name}"
+            if ours and entry.name not in names:
+                os.unlink(entry.path)  # of a layout or a federated trust domain that is gone
 
     def _replace_link(self, name: str, target: str) -> None:
         """Point the link `name` to `target` in one step, and make it last."""
@@ -146,7 +151,7 @@ class CertFiles:
         new.unlink(missing_ok=True)
         new.symlink_to(target)
         new.rename(self._directory / name)
-        _sync(self._directory)
+        sync_folder(self._directory)
 
     def _remove_others(self, current: str | None) -> None:
         """Remove what a crash left behind, and generations that no reader still looks for.
@@ -165,47 +170,31 @@ class CertFiles:
         ]
         for name in gone:
             shutil.rmtree(self._directory / name, ignore_errors=True)
+        for name in (_NEW_LINK, _NEW_FILE):
+            with suppress(OSError):
+                (self._directory / name).unlink()
+
+    def remove(self, name: str) -> bool:
+        """Remove one file that `replace` has written; tell whether it was there."""
+        with self._held.held():
+            path = self._directory / name
+            if not path.exists() or path.is_symlink():  # a link belongs to a generation
+                return False
+            path.unlink()
+            sync_folder(self._directory)
+            return True
 
 
-def _generation_mode(plan: FilePlan) -> int:
-    """Let those look into a generation who may read one of its files; the key has its own mode."""
+def _generation_mode(plan: FilePlan, owner: Owner) -> int:
+    """Let those look into a generation who may read one of its files; the key has its own mode.
+
+    The generation itself stays ours: whoever owns the files can read, but not replace them.
+    """
     readable = 0
     for file in plan.files:
         readable |= file.mode & 0o044
-    return STAGING_MODE | readable | readable >> 2
-
-
-def _write(path: Path, file: PlannedFile) -> None:
-    """Write one file; it has its final mode before it has content, whatever the umask."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    handle = os.open(path, flags, 0o600)
-    with open(handle, "wb") as stream:
-        os.fchmod(handle, file.mode)
-        stream.write(file.content)
-        stream.flush()
-        sync_to_disk(handle)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sync_to_disk(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_to_disk(
-    handle: int, names: object = fcntl, fsync: Callable[[int], None] = os.fsync
-) -> None:
-    """Make writes last: macOS leaves them in the drive's cache unless asked by F_FULLFSYNC."""
-    full = getattr(names, "F_FULLFSYNC", None)
-    if full is None:
-        fsync(handle)
-        return
-    try:
-        fcntl.fcntl(handle, full)
-    except OSError:
-        fsync(handle)  # a file system without it, such as a network mount
+    entered = 0o011 if owner != Owner() else 0
+    return STAGING_MODE | readable | readable >> 2 | entered
 
 
 def _prove_pair(certificate: Path, private_key: Path) -> None:
@@ -218,11 +207,3 @@ def _prove_pair(certificate: Path, private_key: Path) -> None:
         raise CertFilesError(f"{certificate.parent}: what was written cannot be read back") from exc
     if not matches:
         raise CertFilesError(f"{certificate.parent}: key and certificate do not belong together")
-
-
-def _is_as_planned(path: Path, file: PlannedFile) -> bool:
-    try:
-        same_mode = stat.S_IMODE(path.lstat().st_mode) == file.mode
-        return same_mode and path.read_bytes() == file.content
-    except OSError:
-        return False
