@@ -10,13 +10,26 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
+from spiffe._proto import workload_pb2
 
 from sidecar.core.svid import TrustBundle, X509Svid
-from sidecar.demo.agent import Answer, EmbeddedAgent, x509_svid_response
+from sidecar.demo.agent import (
+    NO_IDENTITY,
+    SILENCE,
+    Answer,
+    EmbeddedAgent,
+    JwtAnswer,
+    JwtEntry,
+    jwt_bundles_response,
+    x509_svid_response,
+)
+from sidecar.demo.jwt_issuer import JwtIssuer
 
 
 class AgentProcess:
@@ -25,6 +38,8 @@ class AgentProcess:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._answer = Answer()
+        self._bundles = NO_IDENTITY
+        self._jwt = JwtAnswer()
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> AgentProcess:
@@ -34,7 +49,9 @@ class AgentProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._tell(self._answer)
+        self._ask({"do": "answer", **_shown(self._answer)})
+        self._ask({"do": "bundles", **_shown(self._bundles)})
+        self._ask({"do": "jwt", **_shown_jwt(self._jwt)})
         self._ask({"do": "start"})
         return self
 
@@ -65,12 +82,72 @@ class AgentProcess:
         self._set(Answer())
 
     def calls(self) -> int:
-        """How many streams were opened since the child was started."""
+        """How many streams were opened since the start, or since `forget_calls`."""
         return int(self._ask({"do": "calls"}))
+
+    # JWT-SVIDs: until one of these is called the agent denies them.
+
+    def issue_jwt_svids(
+        self,
+        issuer: JwtIssuer,
+        *spiffe_ids: str,
+        hints: Sequence[str] = (),
+        life: timedelta = timedelta(minutes=5),
+    ) -> None:
+        """Issue JWT-SVIDs for these IDs, signed for each request anew."""
+        padded = [*hints, *[""] * (len(spiffe_ids) - len(hints))]
+        entries = tuple(map(JwtEntry, spiffe_ids, padded))
+        self._set_jwt(JwtAnswer(issuer, entries, life))
+
+    def answer_jwt_svids(self, answer: Answer) -> None:
+        """Answer every request for JWT-SVIDs with this, whatever it is."""
+        self._set_jwt(JwtAnswer(fixed=answer))
+
+    def deny_jwt_svids(self) -> None:
+        self.answer_jwt_svids(NO_IDENTITY)
+
+    def silence_jwt_svids(self) -> None:
+        self.answer_jwt_svids(SILENCE)
+
+    def send_jwt_bundles(self, bundles: Mapping[str, bytes]) -> None:
+        """Send these JWK Sets, by the IDs of their trust domains."""
+        self.answer_jwt_bundles(Answer(jwt_bundles_response(bundles)))
+
+    def answer_jwt_bundles(self, answer: Answer) -> None:
+        """Answer every stream of JWT bundles with this, whatever it is."""
+        self._bundles = answer
+        if self.runs():
+            self._ask({"do": "bundles", **_shown(answer)})
+
+    def jwt_requests(self) -> list[tuple[list[str], str]]:
+        """Audiences and SPIFFE ID of every request since the start, or since `forget_calls`."""
+        asked = map(workload_pb2.JWTSVIDRequest.FromString, self._jwt_requests())
+        return [(list(one.audience), one.spiffe_id) for one in asked]
+
+    def bundle_calls(self) -> int:
+        """How many streams of JWT bundles were opened since then, likewise."""
+        return int(self._ask({"do": "bundle calls"}))
+
+    def forget_calls(self) -> None:
+        """Count calls and requests from here."""
+        self._ask({"do": "forget"})
+
+    def _jwt_requests(self) -> list[bytes]:
+        texts: list[str] = json.loads(self._ask({"do": "jwt requests"}))
+        return [base64.b64decode(text) for text in texts]
+
+    def _set_jwt(self, answer: JwtAnswer) -> None:
+        self._jwt = answer
+        if self.runs():
+            self._ask({"do": "jwt", **_shown_jwt(answer)})
+
+    def runs(self) -> bool:
+        """Tell whether the child is there."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         """End in an orderly way: streams ended, socket removed."""
-        if self._process is not None and self._process.poll() is None:
+        if self.runs():
             self._ask({"do": "stop"})
             self._end()
 
@@ -95,16 +172,10 @@ class AgentProcess:
 
     def _set(self, answer: Answer) -> None:
         self._answer = answer
-        if self._process is not None and self._process.poll() is None:
-            self._tell(answer)
+        if self.runs():
+            self._ask({"do": "answer", **_shown(answer)})
 
-    def _tell(self, answer: Answer) -> None:
-        message = None if answer.message is None else base64.b64encode(answer.message).decode()
-        status = answer.status.name if answer.status else None
-        command = {"do": "answer", "message": message, "status": status, "details": answer.details}
-        self._ask(command)
-
-    def _ask(self, command: dict[str, str | None]) -> str:
+    def _ask(self, command: Mapping[str, object]) -> str:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -116,24 +187,65 @@ class AgentProcess:
         return answer.strip()
 
 
+def _shown(answer: Answer) -> dict[str, str | None]:
+    message = None if answer.message is None else base64.b64encode(answer.message).decode()
+    status = answer.status.name if answer.status else None
+    return {"message": message, "status": status, "details": answer.details}
+
+
+def _read(shown: Mapping[str, str | None]) -> Answer:
+    message, status = shown["message"], shown["status"]
+    return Answer(
+        None if message is None else base64.b64decode(message),
+        grpc.StatusCode[status] if status else None,
+        shown["details"] or "",
+    )
+
+
+def _shown_jwt(answer: JwtAnswer) -> dict[str, object]:
+    return {
+        "issuer": str(answer.issuer.number) if answer.issuer else None,
+        "entries": [[entry.spiffe_id, entry.hint] for entry in answer.entries],
+        "life": answer.life.total_seconds(),
+        "fixed": _shown(answer.fixed),
+    }
+
+
+def _read_jwt(shown: Mapping[str, Any]) -> JwtAnswer:
+    return JwtAnswer(
+        JwtIssuer(int(shown["issuer"])) if shown["issuer"] else None,
+        tuple(JwtEntry(*entry) for entry in shown["entries"]),
+        timedelta(seconds=shown["life"]),
+        _read(shown["fixed"]),
+    )
+
+
 def _child(path: Path) -> None:
     agent = EmbeddedAgent(path)
     for line in sys.stdin:
         command = json.loads(line)
-        if command["do"] == "start":
+        print(_do(agent, command), flush=True)
+
+
+def _do(agent: EmbeddedAgent, command: Mapping[str, Any]) -> object:
+    match command["do"]:
+        case "start":
             agent.start()
-        elif command["do"] == "stop":
+        case "stop":
             agent.stop()
-        elif command["do"] == "answer":
-            message, status = command["message"], command["status"]
-            agent.set_answer(
-                Answer(
-                    None if message is None else base64.b64decode(message),
-                    grpc.StatusCode[status] if status else None,
-                    command["details"],
-                )
-            )
-        print(agent.calls, flush=True)
+        case "answer":
+            agent.set_answer(_read(command))
+        case "bundles":
+            agent.set_bundles(_read(command))
+        case "jwt":
+            agent.set_jwt_svids(_read_jwt(command))
+        case "forget":
+            agent.forget_calls()
+        case "bundle calls":
+            return agent.bundle_calls
+        case "jwt requests":
+            return json.dumps([base64.b64encode(one).decode() for one in agent.jwt_requests])
+    return agent.calls
 
 
 if __name__ == "__main__":

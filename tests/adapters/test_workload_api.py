@@ -30,14 +30,10 @@ from sidecar.adapters.workload_api import (
     METHOD,
     SECURITY_HEADER,
     USELESS_SECONDS,
-    AgentEvent,
-    Denied,
-    Lost,
-    Unreadable,
-    Updated,
     WorkloadApi,
 )
 from sidecar.core.address import WorkloadEndpoint
+from sidecar.core.identity_event import Denied, IdentityEvent, Lost, Unreadable, Updated
 from sidecar.core.svid import X509Svid
 from sidecar.demo.agent import x509_svid_response
 from tests.adapters.deadlines import until, within
@@ -94,7 +90,7 @@ async def lost(api: WorkloadApi) -> Lost:
     return event
 
 
-async def until_updated(api: WorkloadApi) -> list[AgentEvent]:
+async def until_updated(api: WorkloadApi) -> list[IdentityEvent]:
     """Take events up to and with the next update."""
     events = [await api.next_event()]
     while not isinstance(events[-1], Updated):
@@ -102,7 +98,7 @@ async def until_updated(api: WorkloadApi) -> list[AgentEvent]:
     return events
 
 
-def hint_of(event: AgentEvent) -> str:
+def hint_of(event: IdentityEvent) -> str:
     assert isinstance(event, Updated), event
     return event.update.svids[0].hint
 
@@ -280,7 +276,7 @@ async def test_agent_that_hangs_is_noticed_when_it_is_asked_again(
     os.kill(agent.pid, signal.SIGSTOP)
     try:
         async with trio.open_nursery() as nursery:
-            events: list[AgentEvent] = []
+            events: list[IdentityEvent] = []
 
             async def ask() -> None:
                 events.append(await api.next_event(ask_again_seconds=60))
@@ -321,7 +317,7 @@ async def test_agent_that_never_answers_is_lost_after_the_first_deadline(
     mock_clock.rate = 1.0
     agent.silence()
     api = connect()
-    events: list[AgentEvent] = []
+    events: list[IdentityEvent] = []
 
     async def ask() -> None:
         events.append(await api.next_event())
@@ -342,7 +338,7 @@ async def test_agent_that_answered_once_may_be_silent_for_days(
 ) -> None:
     api = connect()
     await updated(api)
-    events: list[AgentEvent] = []
+    events: list[IdentityEvent] = []
 
     async def ask() -> None:
         events.append(await api.next_event())
@@ -364,7 +360,7 @@ async def test_asking_again_opens_a_fresh_stream_without_a_word(
 ) -> None:
     api = connect()
     await updated(api)
-    events: list[AgentEvent] = []
+    events: list[IdentityEvent] = []
 
     async def ask() -> None:
         events.append(await api.next_event(ask_again_seconds=60))
@@ -451,7 +447,7 @@ async def test_failure_that_will_not_pass_is_told_and_hardly_ever_retried(
     agent.fail(code, "no Workload API here")
     api = connect()
     assert await lost(api) == Lost(f"{code.name}: no Workload API here", useless=True)
-    events: list[AgentEvent] = []
+    events: list[IdentityEvent] = []
 
     async def ask() -> None:
         events.append(await api.next_event())
