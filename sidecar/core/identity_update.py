@@ -33,11 +33,15 @@ class RawSvid:
 
 @dataclass(frozen=True, slots=True)
 class RawUpdate:
-    """The fields of one `X509SVIDResponse` message."""
+    """The fields of one `X509SVIDResponse` message, or files that say the same.
+
+    `notes` say what was left out before it came here.
+    """
 
     svids: tuple[RawSvid, ...]
     federated: Mapping[str, bytes] = field(repr=False)
     crls: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def identity_update(raw: RawUpdate, now: datetime) -> IdentityUpdate:
         _prove(svid, verifier, now)
     if raw.crls:
         notes.append(f"{raw.crls} CRLs ignored: SVIDs are short-lived instead")
-    return IdentityUpdate(svids, bundles, tuple(notes))
+    return IdentityUpdate(svids, bundles, (*raw.notes, *notes))
 
 
 def choose(update: IdentityUpdate, choice: SvidChoice) -> X509Svid | None:

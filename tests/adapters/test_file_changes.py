@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.adapters.policy_file import CurrentPolicy, FileChanges
+from sidecar.adapters.current_policy import CurrentPolicy
+from sidecar.adapters.file_changes import FileChanges
 from sidecar.core.errors import WatchError
 from sidecar.core.policy_file import parse_policy
 from sidecar.core.spiffe_id import SpiffeId

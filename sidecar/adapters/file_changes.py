@@ -1,0 +1,142 @@
+"""Word of files that change on disk.
+
+`FileChanges` tells that a file may have changed, by the system's own means (inotify, FSEvents,
+kqueue), never what is in it. Folders are watched and not the files: editors and configuration
+tools put a new file, or a new link to one, in the old one's place, of which a watch on the old
+one would never hear.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import trio
+from watchdog.events import (
+    DirModifiedEvent,
+    FileClosedNoWriteEvent,
+    FileOpenedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+
+from sidecar.core.errors import WatchError
+
+# A file that is written in several steps is read when the last one is done, or after a while.
+_QUIET_SECONDS = 0.05
+_PATIENCE_SECONDS = 1.0
+# As many links as the systems follow.
+_MAX_LINKS = 32
+# What readers do, ourselves included.
+_READS = (FileOpenedEvent, FileClosedNoWriteEvent)
+# A folder is modified whenever anything in it is.
+_IGNORED = (*_READS, DirModifiedEvent)
+
+
+class FileChanges(FileSystemEventHandler):
+    """Watches files while it is open as a context manager; made inside of trio."""
+
+    def __init__(self, *files: Path, quiet_seconds: float = _QUIET_SECONDS) -> None:
+        self._quiet_seconds = quiet_seconds
+        self._files = [file.absolute() for file in files]
+        self._paths: frozenset[str] = frozenset()
+        self._token = trio.lowlevel.current_trio_token()
+        self._changed = trio.Event()
+        self._observer = Observer()
+        self._one_at_a_time = trio.CapacityLimiter(1)
+        self._is_stale = False  # word of a change came, and the watches are still the old ones
+
+    def __enter__(self) -> FileChanges:
+        try:
+            self._observer.start()  # first: a folder that is gone fails its own watch only
+            self._watch()
+        except (OSError, RuntimeError) as exc:  # RuntimeError: no more threads
+            self._observer.unschedule_all()  # some may have begun
+            self._observer.stop()
+            raise WatchError(f"cannot watch for changes: {_reason(exc)}") from exc
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Its threads are daemons and hold nothing: an end need not wait for them.
+        self._observer.stop()
+
+    def _watch(self) -> None:
+        """Watch every folder that something on the way to a file lies in, anew."""
+        places = {place for file in self._files for place in _places(file)}
+        # FSEvents tells real paths, inotify those that were asked for.
+        self._paths = frozenset(
+            os.path.join(one, name)
+            for folder, name in places
+            for one in (folder, os.path.realpath(folder))
+        )
+        self._observer.unschedule_all()
+        for folder in {folder for folder, _ in places}:
+            # One that is not there yet comes with a change of the folder above it.
+            # One that may not be listed tells nothing; the others still do.
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                self._observer.schedule(self, folder)
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Hear, in the observer's thread, that something in a folder has changed."""
+        paths = {os.fsdecode(path) for path in (event.src_path, event.dest_path)}
+        if not isinstance(event, _IGNORED) and paths & self._paths:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._note, idempotent=True)
+
+    def _note(self) -> None:
+        self._changed.set()
+
+    async def wait(self) -> None:
+        """Wait for a change, and until it has been quiet for a moment; or raise `WatchError`."""
+        if not self._is_stale:
+            await self._changed.wait()
+        self._is_stale = True
+        with trio.move_on_after(_PATIENCE_SECONDS):
+            while self._changed.is_set():
+                self._changed = trio.Event()
+                await trio.sleep(self._quiet_seconds)
+        # Links may lead elsewhere now, and a watch ends with the folder that it was on. Before the
+        # file is read: what changes later is seen by the new watches.
+        try:
+            # One at a time, and abandoned at shutdown: the folders may lie on a mount that hangs.
+            await trio.to_thread.run_sync(
+                self._watch, abandon_on_cancel=True, limiter=self._one_at_a_time
+            )
+        except (OSError, RuntimeError) as exc:
+            raise WatchError(f"cannot watch for changes: {_reason(exc)}") from exc
+        self._is_stale = False
+
+
+def _places(path: Path) -> set[tuple[str, str]]:
+    """Give the folder and name of each link on the way to a file, of the file and its folder."""
+    places = set()
+    here, ahead = Path(path.anchor), list(reversed(path.parts[1:]))
+    links = 0
+    while ahead:
+        name = ahead.pop()
+        if name == "..":
+            here = here.parent  # there is no link in it any more
+            continue
+        if links < _MAX_LINKS and (here / name).is_symlink():
+            links += 1
+            places.add((str(here), name))
+            target = Path(os.readlink(here / name))
+            here = Path(target.anchor) if target.is_absolute() else here
+            ahead += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        else:
+            here /= name
+    places.add((str(here.parent), here.name))
+    places.add((str(here.parent.parent), here.parent.name))
+    return places
+
+
+def _reason(exc: Exception) -> str:
+    return str(getattr(exc, "strerror", None) or exc)
