@@ -1,0 +1,47 @@
+"""The paths that a Python process on Linux needs after its start, whatever it does.
+
+Modules are imported late, tracebacks show source, the C library looks up names of users.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from sidecar.adapters.sandbox.landlock import Allowed
+
+_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
+_SYSTEM = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    # The whole folder: passwd and group are replaced whenever a user is added, and a rule about
+    # the file of before would not hold for the new one. Secrets in it are root's by their mode.
+    "/etc",
+    # Of other processes the kernel shows neither memory nor environment to a sandbox (except to
+    # root); their names are what a signal by a pid file looks at.
+    "/proc",
+    "/sys/devices/system/cpu",
+    "/sys/fs/cgroup",
+    "/dev/random",
+    "/dev/urandom",
+)
+_DISCARD = "/dev/null"
+
+
+def python_needs() -> Allowed:
+    """Give the paths of Python, of this package and of the system; only those that exist.
+
+    Not what is on `sys.path`: it may begin with the working directory, which may be the root.
+    """
+    folders = [sysconfig.get_path(name) for name in _LIBRARIES]
+    package = Path(__file__).resolve().parents[2]
+    read = {Path(one) for one in (*folders, sys.prefix, sys.base_prefix, *_SYSTEM)} | {package}
+    # /usr is public, and so is what a distribution's Python has below it.
+    found = sorted(path for path in read if os.path.exists(path) and path != Path("/"))
+    return Allowed(read=tuple(found), write=(Path(_DISCARD),))

@@ -1,0 +1,99 @@
+"""What a daemon needs of the file system and the network after its start; all else is forbidden.
+
+Gets a checked configuration, puts this process into the sandbox, gives what that is. Called once,
+before any thread and before a key is read. Folders are allowed and not files, because editors and
+deployers replace files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from sidecar.adapters.cert_files import CertFiles
+from sidecar.adapters.sandbox import Confinement, confine, python_needs
+from sidecar.core.address import Inherited
+from sidecar.core.checked import Checked
+from sidecar.core.config import Config
+from sidecar.core.errors import CertFilesError
+
+log = structlog.get_logger()
+
+
+def confine_daemon(checked: Checked) -> Confinement:
+    """Confine this process, unless the configuration says otherwise."""
+    if not checked.config.sandbox.enabled or any(
+        table.command for table in checked.config.after_rotation
+    ):
+        # A command of [[after_rotation]] would be confined with us, and may do what it likes.
+        return confine(None)
+    _make_directory(checked)
+    needs = python_needs()
+    allowed = replace(
+        needs,
+        read=(*needs.read, *_existing(_read(checked))),
+        write=(*needs.write, *_existing(_written(checked))),
+        listen=_ports(checked.config) if isinstance(checked.config, Config) else (),
+    )
+    return confine(allowed)
+
+
+def _make_directory(checked: Checked) -> None:
+    """Make the directory of certificate files while that is allowed."""
+    table = checked.config.cert_files
+    if table is not None:
+        files = CertFiles(Path(checked.directory, table.directory), table.owner, table.group)
+        with suppress(CertFilesError):  # told when it is tried for the first time
+            files.make()
+        files.close()
+
+
+def _read(checked: Checked) -> Iterator[Path]:
+    config, directory = checked.config, Path(checked.directory)
+    yield directory
+    files: list[str] = [checked.file]
+    if isinstance(config, Config):
+        files.append(config.policy.file)
+    if config.identity_files is not None:
+        table = config.identity_files
+        files += [table.certificate, table.private_key, table.bundle]
+        files += table.federated_bundles.values()
+    files += [one.pid_file for one in config.after_rotation if one.pid_file]
+    for file in files:
+        yield from _folders(directory / file)
+
+
+def _folders(file: Path) -> Iterator[Path]:
+    """Give the folder of a file, and the one of what it leads to."""
+    yield file.parent
+    yield Path(os.path.realpath(file)).parent
+
+
+def _written(checked: Checked) -> Iterator[Path]:
+    table = checked.config.cert_files
+    if table is not None:
+        yield Path(checked.directory, table.directory)
+
+
+def _existing(folders: Iterator[Path]) -> list[Path]:
+    return [folder for folder in dict.fromkeys(folders) if folder.exists()]
+
+
+def _ports(config: Config) -> tuple[int, ...]:
+    addresses = config.listener.address
+    return tuple(one.port for one in addresses if not isinstance(one, Inherited))
+
+
+def tell_confinement(confinement: Confinement) -> None:
+    """Log what is in force, and what is not."""
+    log.info(
+        "confined",
+        forbidden=confinement.forbidden,
+        not_forbidden=confinement.missing or None,
+        not_there=confinement.absent or None,
+    )
