@@ -20,6 +20,8 @@ import structlog
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.listener import Slots, drain_unread
 from sidecar.adapters.tls import CurrentIdentity, HandshakeError, TlsStream, handshake
+from sidecar.core.config import Config
+from sidecar.core.errors import PeerError
 
 log = structlog.get_logger()
 
@@ -33,10 +35,13 @@ class Mode(Protocol):
     def drain(self) -> None:
         """Let no connection wait for more to do."""
 
+    def apply(self, config: Config) -> None:
+        """Serve new connections by another configuration."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Service:
-    """What every connection is served with."""
+    """What every connection is served with; `handshake_seconds` may be changed."""
 
     current: CurrentIdentity
     slots: Slots
@@ -80,7 +85,25 @@ async def _handshake(sock: socket.socket, address: str, service: Service) -> Tls
     if slot.cancelled_caught:
         reason = "too many handshakes, this was the oldest"
         log.warning("peer refused", address=address, reason=reason)
+    if peer is not None and (reason := _no_longer(peer, service.current)):
+        claimed = str(peer.peer)
+        log.warning("peer refused", address=address, claimed=claimed, reason=reason)
+        return None
     return peer
+
+
+def _no_longer(peer: TlsStream, current: CurrentIdentity) -> str:
+    """Say what has changed during the handshake that speaks against the peer now."""
+    clocks = read_clocks()
+    identity = current.serving(clocks)
+    if identity is None:
+        return "no identity to serve with"
+    if identity is not peer.identity:
+        try:
+            peer.prove_again(identity, clocks.wall)
+        except PeerError as exc:
+            return exc.message
+    return ""
 
 
 async def _farewell(sock: socket.socket, peer: TlsStream | None) -> None:

@@ -15,8 +15,9 @@ import structlog
 import trio
 
 from sidecar.adapters import backend
+from sidecar.adapters.current_policy import CurrentPolicy
+from sidecar.adapters.lifelines import Lifeline, Lifelines
 from sidecar.adapters.listener import Slots, drain_unread
-from sidecar.adapters.policy_file import CurrentPolicy
 from sidecar.adapters.relay import Relay, Traffic
 from sidecar.adapters.tls import TlsStream
 from sidecar.core.config import Config
@@ -29,9 +30,18 @@ log = structlog.get_logger()
 class StreamMode:
     """What all connections of mode `stream` share."""
 
-    def __init__(self, config: Config, policy: CurrentPolicy, slots: Slots, relay: Relay) -> None:
-        self._backend, self._timeouts = config.backend, config.timeouts
+    def __init__(
+        self,
+        config: Config,
+        policy: CurrentPolicy,
+        slots: Slots,
+        relay: Relay,
+        *,
+        lifelines: Lifelines,
+    ) -> None:
+        self._config = config
         self._policy, self._slots, self._relay = policy, slots, relay
+        self._lifelines = lifelines
 
     async def serve(self, peer: TlsStream, address: str) -> bool:
         """Decide and serve; False, and a line in the log, when there was nothing to serve."""
@@ -42,37 +52,55 @@ class StreamMode:
             return False
         with self._slots.connection() as free:
             if free:
-                return await self._forward(peer, who, decision)
+                with self._lifelines.watch(peer, _nothing, is_one_answer=True) as lifeline:
+                    return await self._forward(peer, who, decision, lifeline)
+                return True  # it was cut
         log.warning("peer refused", **who, reason="too many connections")
         return False
+
+    def apply(self, config: Config) -> None:
+        """Serve new connections by another configuration."""
+        self._config = config
 
     def drain(self) -> None:
         """Let running streams end by themselves: what they are at cannot be seen."""
 
-    async def _forward(self, peer: TlsStream, who: dict[str, str], decision: Decision) -> bool:
+    async def _forward(
+        self, peer: TlsStream, who: dict[str, str], decision: Decision, lifeline: Lifeline
+    ) -> bool:
         """Connect to the backend, only now, and relay until the end; False without a backend."""
+        started, traffic = trio.current_time(), Traffic()
+        over = True
         try:
-            target = await backend.connect(self._backend.address, self._timeouts.backend_connect)
+            over = await self._move(peer, who, traffic)
+        finally:
+            if over:
+                log.info(
+                    "connection closed",
+                    **who,
+                    decision="allowed",
+                    rule=decision.rule,
+                    received=traffic.received,
+                    sent=traffic.sent,
+                    seconds=round(trio.current_time() - started, 3),
+                    end=f"cut: {lifeline.ended}" if lifeline.was_cut else traffic.end,
+                )
+        return over
+
+    async def _move(self, peer: TlsStream, who: dict[str, str], traffic: Traffic) -> bool:
+        address, seconds = self._config.backend.address, self._config.timeouts.backend_connect
+        try:
+            target = await backend.connect(address, seconds)
         except BackendError as exc:
             log.warning("backend unreachable", **who, reason=exc.message, hint=exc.hint)
             return False
-        started = trio.current_time()
-        traffic = Traffic()
-        try:
-            with target:
-                await self._relay.relay(peer, target, traffic)
-            if traffic.backend_broke:
-                # Its last bytes are still on their way to the peer; no close_notify after them.
-                await drain_unread(peer.sock)
-        finally:
-            log.info(
-                "connection closed",
-                **who,
-                decision="allowed",
-                rule=decision.rule,
-                received=traffic.received,
-                sent=traffic.sent,
-                seconds=round(trio.current_time() - started, 3),
-                end=traffic.end,
-            )
+        with target:
+            await self._relay.relay(peer, target, traffic)
+        if traffic.backend_broke:
+            # Its last bytes are still on their way to the peer; no close_notify after them.
+            await drain_unread(peer.sock)
         return True
+
+
+def _nothing() -> None:
+    """A stream has no next request that could be kept from beginning."""

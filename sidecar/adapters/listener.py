@@ -44,6 +44,15 @@ class Slots:
         self._handshakes: dict[trio.CancelScope, None] = {}
         self.connections = 0
 
+    def resize(self, maximum: int, maximum_handshakes: int) -> None:
+        """Go on with other limits; nobody who is in has to leave."""
+        self._maximum, self._maximum_handshakes = maximum, maximum_handshakes
+
+    @property
+    def handshakes(self) -> int:
+        """How many handshakes are under way."""
+        return len(self._handshakes)
+
     @property
     def room_for_handshakes(self) -> bool:
         """Tell whether a handshake can begin without another one giving way."""

@@ -76,12 +76,21 @@ class CurrentIdentity:
     identity: ServerIdentity | None = None
     standing: Standing = field(default_factory=Standing)
     changed: trio.Event = field(default_factory=trio.Event)
+    asks: int = 0
+    on_ask: Callable[[], None] | None = None
 
     def replace(self, identity: ServerIdentity | None, standing: Standing) -> None:
         """Publish a new state and wake whoever waits for `changed`."""
         self.identity, self.standing = identity, standing
         self.changed.set()
         self.changed = trio.Event()
+
+    def ask(self) -> None:
+        """Want everything fetched and written now: wakes whoever waits, and the source."""
+        self.asks += 1
+        self.replace(self.identity, self.standing)
+        if self.on_ask is not None:
+            self.on_ask()
 
     def serving(self, clocks: Clocks) -> ServerIdentity | None:
         """Give the identity to serve with, or None: no identity, no service."""
@@ -234,6 +243,7 @@ class TlsStream:
         leaf = connection.get_peer_certificate(as_cryptography=True)
         assert leaf is not None
         self.serial = serial_text(leaf)
+        self.not_before = leaf.not_valid_before_utc
         self.not_after = leaf.not_valid_after_utc
         self.fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
 

@@ -151,6 +151,11 @@ class RequestSlots:
         ticket._place = _Place.LEFT
         return self._fill()
 
+    def resize(self, maximum: int, queue_maximum: int) -> list[Ticket]:
+        """Go on with other maxima; gives those that run from now on. Who runs or waits stays."""
+        self._maximum, self._queue_maximum = maximum, queue_maximum
+        return self._fill()
+
     def _may_run(self, ticket: Ticket) -> bool:
         if self._total_running >= self._maximum:
             return False

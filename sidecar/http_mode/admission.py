@@ -11,7 +11,7 @@ import math
 import trio
 
 from sidecar.adapters.clock import read_clocks
-from sidecar.adapters.policy_file import CurrentPolicy
+from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.tls import CurrentIdentity, ServerIdentity, TlsStream
 from sidecar.core.config import LimitsTable
 from sidecar.core.errors import PeerError
@@ -40,7 +40,7 @@ class Admission:
     def __init__(
         self, current: CurrentIdentity, policy: CurrentPolicy, limits: LimitsTable
     ) -> None:
-        self._current, self._policy, self._limits = current, policy, limits
+        self._current, self._policy, self.limits = current, policy, limits
         self._buckets = TokenBuckets()
 
     def identity(self, peer: TlsStream) -> ServerIdentity:
@@ -83,7 +83,7 @@ class Admission:
 
     def limit_body(self, rule: Rule, gate: HttpGate) -> None:
         """Hold the body to the smaller limit of rule and configuration; raises `HttpError`."""
-        most, of_rule = self._limits.max_body_bytes, rule.limits.max_body_bytes
+        most, of_rule = self.limits.max_body_bytes, rule.limits.max_body_bytes
         gate.limit_body(most if of_rule is None else min(most, of_rule))
 
     def rate(self, peer: TlsStream, rule: Rule) -> None:

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from sidecar.adapters.backend_health import BackendHealth
+from sidecar.adapters.lifelines import Lifeline
 from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.config import Config
@@ -47,9 +48,9 @@ class Slots(Protocol):
         """Give it back, and let others run."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Shared:
-    """What all connections share."""
+    """What all connections of one configuration share; `is_old` when there is a newer one."""
 
     config: Config
     relay: Relay
@@ -59,6 +60,7 @@ class Shared:
     slots: Slots
     drain: Drain
     host: str | None  # what requests are addressed by; None: as the peer does
+    is_old: bool = False
 
 
 class HttpConnection:
@@ -75,6 +77,7 @@ class HttpConnection:
         self._requests = 0
         self._no_request: HttpError | None = None
         self._is_last = False  # of the answers on this connection
+        self._lifeline: Lifeline | None = None
 
     async def wait(self, seconds: float) -> bool:
         """Wait for the first request, or what is none but has to be answered."""
@@ -86,8 +89,15 @@ class HttpConnection:
         except PeerLeftError:
             return False
 
-    async def serve(self) -> bool:
+    def end(self) -> None:
+        """Let no new request begin."""
+        self._gate.close_after_answer()
+        self._end.ended = True
+        self._shared.drain.end(self._peer.sock)
+
+    async def serve(self, lifeline: Lifeline | None = None) -> bool:
         """Serve one request after the other; False when the peer is to read a last word."""
+        self._lifeline = lifeline
         started = trio.current_time()
         self._shared.drain.gates.add(self._gate)
         try:
@@ -96,15 +106,19 @@ class HttpConnection:
             self._shared.drain.gates.discard(self._gate)
             self._link.drop()
             seconds = round(trio.current_time() - started, 3)
-            log.info("connection closed", **self.who, requests=self._requests, seconds=seconds)
+            end = {"end": self._ended} if self._ended else {}
+            log.info(
+                "connection closed", **self.who, requests=self._requests, seconds=seconds, **end
+            )
 
     async def _serve(self) -> bool:
         try:
             if self._no_request is not None:
                 raise self._no_request
-            while await self._end.next_head(self._timeouts.idle, self._link):
+            while not self._ended and await self._next_head():
                 self._requests += 1
-                if not await self._one_request():
+                # Of a stranger nobody keeps watch: what it asks is answered once.
+                if not await self._one_request() or self._lifeline is None:
                     return False
                 self._gate.next_request()
         except HttpError as exc:
@@ -115,6 +129,19 @@ class HttpConnection:
         except PeerLeftError:
             return True
         return False
+
+    @property
+    def _ended(self) -> str:
+        """Say why no new request may begin on this connection."""
+        return self._lifeline.ended if self._lifeline else ""
+
+    @property
+    def _cut(self) -> str:
+        was_cut = self._lifeline is not None and self._lifeline.was_cut
+        return f"cut: {self._ended if was_cut else 'shutting down'}"
+
+    async def _next_head(self) -> bool:
+        return await self._end.next_head(self._timeouts.idle, self._link)
 
     async def _one_request(self) -> bool:
         """Answer one request and log it; False when the connection ends with it."""
@@ -140,9 +167,11 @@ class HttpConnection:
             line.reason = "the peer left before it had its answer"
             raise
         except trio.Cancelled:
-            line.reason = "cut: shutting down"
+            line.reason = self._cut
             raise
         finally:
+            if not line.status and line.reason is None:
+                line.reason = self._cut  # while it waited with others, in a nursery
             line.write(self.who)
 
     async def _answer(self, request: RequestHead, line: RequestLine) -> bool:
@@ -161,16 +190,22 @@ class HttpConnection:
                 # Much may have changed meanwhile; what counts is the moment when it goes on.
                 identity, rule = self._check_identity(), self._decide(request, line)
             line.decision = "allowed"
+            if self._lifeline:
+                self._lifeline.request = request.method, request.path
             await self._exchange(request, self._forwarding(request, rule, identity, line), line)
         finally:
             shared.slots.leave(ticket)
+            if self._lifeline:
+                self._lifeline.request = None
         return self._gate.keeps_connection
 
     def _check_identity(self) -> ServerIdentity:
         """Check ours and the peer's, and whether this connection should end with this answer."""
         identity = self._shared.admission.identity(self._peer)
         # A pooling client should dial again, and meet the newest SVID.
-        self._is_last = identity is not self._peer.identity or self._shared.drain.begun
+        is_old = identity is not self._peer.identity or self._shared.is_old
+        ends = self._lifeline is None or bool(self._ended)
+        self._is_last = is_old or self._shared.drain.begun or ends
         return identity
 
     def _decide(self, request: RequestHead, line: RequestLine) -> Rule:

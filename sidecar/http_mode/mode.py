@@ -8,11 +8,12 @@ import structlog
 import trio
 
 from sidecar.adapters.backend_health import BackendHealth
+from sidecar.adapters.current_policy import CurrentPolicy
+from sidecar.adapters.lifelines import Lifelines
 from sidecar.adapters.listener import Slots
-from sidecar.adapters.policy_file import CurrentPolicy
 from sidecar.adapters.relay import Relay
 from sidecar.adapters.tls import CurrentIdentity, TlsStream
-from sidecar.core.config import Config
+from sidecar.core.config import Config, LimitsTable
 from sidecar.core.http_answers import Answerer
 from sidecar.core.limits import RequestSlots, Ticket
 from sidecar.core.policy import Rule
@@ -34,21 +35,47 @@ class HttpMode:
         policy: CurrentPolicy,
         slots: Slots,
         relay: Relay,
+        *,
+        lifelines: Lifelines,
     ) -> None:
+        self._connections, self._policy, self._lifelines = slots, policy, lifelines
+        self._relay = relay
+        self._admission = Admission(current, policy, config.limits)
+        self._slots = WaitingSlots(config.limits)
+        self._drain = Drain()
+        self._shared = self._made_of(config)
+
+    def _made_of(self, config: Config) -> Shared:
         table = config.backend
         authority = "localhost" if table.address.ip is None else str(table.address)
         host = authority if table.host in (None, "keep") else str(table.host)
-        self._connections, self._policy = slots, policy
-        self._shared = Shared(
+        return Shared(
             config=config,
-            relay=relay,
-            admission=Admission(current, policy, config.limits),
+            relay=self._relay,
+            admission=self._admission,
             answerer=Answerer(config.cors.cors() if config.cors else None, config.response_headers),
             health=BackendHealth(table.address, host, table.health_path),
-            slots=WaitingSlots(config),
-            drain=Drain(),
+            slots=self._slots,
+            drain=self._drain,
             host=None if table.host == "keep" else host,
         )
+
+    @property
+    def health(self) -> BackendHealth:
+        """Give what asks the backend of now."""
+        return self._shared.health
+
+    @property
+    def requests(self) -> RequestSlots:
+        """Give the slots for requests, of all connections."""
+        return self._slots.slots
+
+    def apply(self, config: Config) -> None:
+        """Serve new connections by another configuration; old ones end with their next answer."""
+        self._shared.is_old = True
+        self._admission.limits = config.limits
+        self._slots.apply(config.limits)
+        self._shared = self._made_of(config)
 
     async def serve(self, peer: TlsStream, address: str) -> bool:
         """Serve the peer's requests; False when it is to read a last word."""
@@ -61,7 +88,9 @@ class HttpMode:
             await self._shared.drain.end_oldest()
         with self._connections.connection() as free:
             if free:
-                return await connection.serve()
+                with self._lifelines.watch(peer, connection.end, is_one_answer=False) as lifeline:
+                    return await connection.serve(lifeline)
+                return True  # it was cut
         log.warning("peer refused", **connection.who, reason="too many connections")
         return False
 
@@ -87,15 +116,20 @@ class HttpMode:
 class WaitingSlots:
     """The slots for requests, and those who wait for one."""
 
-    def __init__(self, config: Config) -> None:
-        table = config.limits
+    def __init__(self, table: LimitsTable) -> None:
         self._seconds = table.queue_seconds
-        self._slots = RequestSlots(table.concurrent_requests, table.queued_requests)
+        self.slots = RequestSlots(table.concurrent_requests, table.queued_requests)
         self._waiting: dict[Ticket, trio.Event] = {}
+
+    def apply(self, table: LimitsTable) -> None:
+        """Go on with other limits; who runs already goes on, who may run now does."""
+        self._seconds = table.queue_seconds
+        for ticket in self.slots.resize(table.concurrent_requests, table.queued_requests):
+            self._waiting[ticket].set()
 
     def enter(self, peer: str, rule: Rule) -> Ticket:
         """Give a ticket that runs or waits; raise `RefusedError` when too many wait."""
-        ticket = self._slots.enter((peer, rule.name), rule.limits.concurrent_requests)
+        ticket = self.slots.enter((peer, rule.name), rule.limits.concurrent_requests)
         if ticket is None:
             raise RefusedError(self._busy(), "too many requests wait already")
         return ticket
@@ -111,7 +145,7 @@ class WaitingSlots:
     def leave(self, ticket: Ticket) -> None:
         """Give it back, and wake those who may run now."""
         self._waiting.pop(ticket, None)
-        for next_one in self._slots.leave(ticket):
+        for next_one in self.slots.leave(ticket):
             self._waiting[next_one].set()
 
     def _busy(self) -> Refusal:

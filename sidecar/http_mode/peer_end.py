@@ -41,6 +41,7 @@ class PeerEnd:
         self, peer: TlsStream, gate: HttpGate, timeouts: TimeoutsTable, drain: Drain
     ) -> None:
         self._peer, self._gate, self._timeouts, self._drain = peer, gate, timeouts, drain
+        self.ended = False  # whether no request is waited for any more
         self._read_wants_write = False  # a key update that the peer asked for must go out first
 
     async def next_head(self, idle_seconds: float, link: BackendLink) -> bool:
@@ -75,6 +76,8 @@ class PeerEnd:
 
     async def _first_byte(self, deadline: float, link: BackendLink) -> bool:
         """Wait for the beginning of a request, and give the backend back while none comes."""
+        if self.ended:
+            return False
         if link.is_open:
             soon = min(deadline, trio.current_time() + FRESH_SECONDS)
             if await self._drain.first_bytes(self._peer.sock, soon):

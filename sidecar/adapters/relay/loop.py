@@ -25,10 +25,13 @@ _SWEEPS = 16
 
 
 class Relay:
-    """Moves the bytes of all connections; `run` is the one task that does it."""
+    """Moves the bytes of all connections; `run` is the one task that does it.
+
+    `silence_seconds` may be changed: it holds from the next look on.
+    """
 
     def __init__(self, silence_seconds: float) -> None:
-        self._silence_seconds = silence_seconds
+        self.silence_seconds = silence_seconds
         self._turn = Turn(selectors.DefaultSelector())
         self._pairs: set[Pair] = set()
 
@@ -59,10 +62,10 @@ class Relay:
 
     async def _end_silent_ones(self) -> None:
         while True:
-            await trio.sleep(self._silence_seconds / _SWEEPS)
-            oldest = trio.current_time() - self._silence_seconds
+            await trio.sleep(self.silence_seconds / _SWEEPS)
+            oldest = trio.current_time() - self.silence_seconds
             for pair in [one for one in self._pairs if one.moved <= oldest]:
-                pair.give_up(self._silence_seconds)
+                pair.give_up(self.silence_seconds)
 
     async def relay(self, peer: PeerStream, backend: socket.socket, traffic: Traffic) -> None:
         """Move bytes until both sides have ended, one breaks, or none moves for too long."""

@@ -160,6 +160,7 @@ class Pair(ABC):
 
     def abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         """Hear of the task's cancellation: from now on nobody else may wake it."""
+        self.reset_backend()
         self.stop_watching()
         return trio.lowlevel.Abort.SUCCEEDED
 
