@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,11 +17,13 @@ import click
 import trio
 
 from sidecar import __version__, supervisor
+from sidecar.confinement import confine_daemon, tell_confinement
+from sidecar.core.checked import Checked
 from sidecar.core.errors import ConfigError, SidecarError
-from sidecar.core.policy_lint import policy_warnings
 from sidecar.logs import configure_logs
-from sidecar.operations.check import Checked, check
+from sidecar.operations.check import check, summary, warnings
 from sidecar.operations.explain import QuestionError, explain, read_question
+from sidecar.operations.fetch import fetch
 
 EX_CONFIG = 78
 # How long the end may wait for a reader of the log.
@@ -52,21 +55,19 @@ def main() -> None:
 def run(config_file: Path, log_level: str | None) -> None:
     """Run the daemon."""
     checked = _checked(config_file)
-    log = configure_logs(checked.config.log.format, log_level or checked.config.log.level)
+    # Before the first thread, which would stay outside.
+    confined = confine_daemon(checked)
+    table = checked.config.log
+    log = configure_logs(table.format, log_level or table.level, table.refusals_per_second)
     # The supervisor hears these signals and drains. Before it does there is nothing to drain, and
     # when it has, a signal that comes late must not spoil a good end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the policy has just been read
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # what they ask for is being done
     try:
-        trio.run(
-            supervisor.run,
-            checked.config,
-            checked.policy,
-            checked.policy_text,
-            checked.endpoint,
-            checked.directory,
-        )
+        tell_confinement(confined)
+        trio.run(supervisor.run, checked)
     except* SidecarError as group:
         _fail(_first(group), 1)
     finally:
@@ -80,18 +81,49 @@ def run(config_file: Path, log_level: str | None) -> None:
 def check_command(config_file: Path) -> None:
     """Validate configuration and policy, all problems at once; warn of what is likely a slip."""
     checked = _checked(config_file)
-    config, policy = checked.config, checked.policy
-    wanted = config.workload_api.spiffe_id or config.workload_api.hint or "the agent's first SVID"
-    listening = ", ".join(map(str, config.listener.address))
     click.echo(f"{config_file}: fine")
-    click.echo(f"  identity  {wanted}, from {checked.endpoint}")
-    click.echo(f"  listener  {listening}, TLS {config.listener.tls_minimum_version} or newer")
-    click.echo(f"  backend   {config.backend.address}, mode {config.backend.mode}")
-    click.echo(f"  policy    {len(policy.allow)} allow, {len(policy.deny)} deny")
-    if config.cert_files is not None:
-        click.echo(f"  files     {checked.directory / config.cert_files.directory}")
-    for warning in policy_warnings(policy, config):
-        click.echo(f"warning: {config.policy.file}: {warning}", err=True)
+    for line in summary(checked):
+        click.echo(f"  {line}")
+    for warning in warnings(checked):
+        click.echo(f"warning: {warning}", err=True)
+
+
+@main.command("fetch")
+@_config_option
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 31_536_000),
+    default=0,
+    metavar="SECONDS",
+    help="Try again for so long; without it, the first answer counts.",
+)
+@click.option(
+    "--after-rotation",
+    is_flag=True,
+    help="Also do what [[after_rotation]] says; without it nobody is told.",
+)
+def fetch_command(config_file: Path, wait: float, after_rotation: bool) -> None:
+    """Write the certificate files once, and exit.
+
+    Exit status 0: they are there; 1: no identity, they cannot be written, or somebody who is to
+    be told of them cannot be.
+    """
+    checked = _checked(config_file)
+    log = configure_logs(checked.config.log.format, "warning")
+    try:
+        published = trio.run(partial(fetch, checked, wait, after_rotation=after_rotation))
+    except ConfigError as exc:
+        _fail(exc, EX_CONFIG)
+    except SidecarError as exc:
+        _fail(exc, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        log.close(_LAST_LINES_SECONDS)
+    for done in published:
+        click.echo(f"{done.spiffe_id}, until {done.expires:%FT%TZ}")
+        for name, path in done.files.items():
+            click.echo(f"  {name}: {path}")
 
 
 @main.command("explain")
@@ -110,7 +142,10 @@ def explain_command(config_file: Path, **asked: str | None) -> None:
         question = read_question(**{name: _pasted(text) for name, text in asked.items()})
     except QuestionError as exc:
         raise click.UsageError(str(exc)) from exc
-    explanation = explain(_checked(config_file), question)
+    serving = _checked(config_file).serving
+    if serving is None:
+        raise click.UsageError(f"{config_file} has no [listener], so there is nothing to decide")
+    explanation = explain(serving, question)
     for line in explanation.lines():
         click.echo(line)
     sys.exit(0 if explanation.allowed else 1)
@@ -127,6 +162,22 @@ def demo(keep: bool) -> None:
         sys.exit(0 if trio.run(show, keep) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@main.command("convert")
+@click.argument("helper_conf", type=click.Path(path_type=Path), metavar="HELPER_CONF")
+def convert_command(helper_conf: Path) -> None:
+    """Print the sidecar.toml for a configuration of spiffe-helper, and on stderr what differs."""
+    # Here and not above: a daemon has no use for the parser.
+    from sidecar.operations.convert import convert  # noqa: PLC0415
+
+    try:
+        done = convert(helper_conf, os.environ)
+    except ConfigError as exc:
+        _fail(exc, EX_CONFIG)
+    click.echo(done.toml.encode(), nl=False)  # TOML is UTF-8, whatever the terminal is
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _pasted(text: str | None) -> str | None:

@@ -15,23 +15,28 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
+
+from sidecar.core.flood import Flood
 
 _MAX_LINES_WAITING = 10_000
 # Lines are written together: a thread that wakes for each of them takes the interpreter from the
 # streams, thousands of times a second.
 _GATHER_SECONDS = 0.02
+# How often it is told how many lines were left out.
+_SUMMARY_SECONDS = 10.0
 _ENCODER = json.JSONEncoder(default=repr)
 
 
 class LogWriter:
     """Takes lines without ever waiting; what cannot be kept is counted, and the count is logged."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, tell: Callable[[float], None] = lambda _: None) -> None:
         self._descriptor = descriptor
+        self._tell = tell  # what was left out, after so many seconds
         self._lines: queue.Queue[str | None] = queue.Queue(_MAX_LINES_WAITING)
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -52,6 +57,7 @@ class LogWriter:
 
     def close(self, seconds: float) -> None:
         """Write what is waiting, for `seconds` at most."""
+        self._tell(0.0)
         try:
             self._lines.put(None, timeout=seconds)
         except queue.Full:
@@ -61,7 +67,11 @@ class LogWriter:
     def _run(self) -> None:
         ended = False
         while not ended:
-            lines = [self._lines.get()]
+            self._tell(_SUMMARY_SECONDS)
+            try:
+                lines = [self._lines.get(timeout=1.0)]
+            except queue.Empty:
+                continue
             if lines[0] is not None:
                 time.sleep(_GATHER_SECONDS)
             while not self._lines.empty():
@@ -84,7 +94,34 @@ class LogWriter:
             data = data[os.write(self._descriptor, data) :]
 
 
-def configure_logs(style: str, level: str) -> LogWriter:
+class Refusals:
+    """Leaves out lines about refusals when there are too many, and says how many."""
+
+    def __init__(self, per_second: float) -> None:
+        self._flood = Flood(per_second)
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, _logger: object, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """Drop a line too many; a processor of structlog."""
+        refused = event["event"] == "peer refused" or event.get("decision") == "refused"
+        if refused:
+            host = str(event.get("address", "")).rpartition(":")[0]
+            with self._lock:
+                if not self._flood.admits(event["event"], host, time.monotonic()):
+                    raise structlog.DropEvent
+        return event
+
+    def tell(self, seconds: float) -> None:
+        """Log what was left out, `seconds` after that began."""
+        with self._lock:
+            left_out = self._flood.summary(time.monotonic(), seconds)
+        for event, lines in left_out.items():
+            structlog.get_logger().warning("lines left out", of=event, lines=lines)
+
+
+def configure_logs(style: str, level: str, refusals_per_second: float = 0) -> LogWriter:
     """Set up structlog for the process; `style` is "console" or "json"."""
     renderer: structlog.types.Processor = _json_line
     if style == "console":
@@ -92,9 +129,11 @@ def configure_logs(style: str, level: str) -> LogWriter:
     # Standard error is the log: what a library warns of (a peer's odd certificate, say) is no
     # line of it, and a peer must not be able to write one.
     warnings.simplefilter("ignore")
-    writer = LogWriter(sys.stderr.fileno())
+    refusals = Refusals(refusals_per_second)
+    writer = LogWriter(sys.stderr.fileno(), refusals.tell)
     structlog.configure(
         processors=[
+            refusals,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -1,101 +1,119 @@
-"""Story: the policy file changes, and the next decision is made by the new policy.
+"""Story: a file of ours changes, and what it says is in force.
 
-    policy_file (adapter)   tells that the file may have changed; or SIGHUP asks
-    core.policy_file        text -> Policy, or every problem of it
-    reloader                puts it in force; or keeps the one in force, and says so
+    file_changes         tells that a file may have changed; or SIGHUP asks
+    core.policy_file     text -> Policy, or every problem of it; core.config likewise
+    reloader             puts it in force; or keeps what is in force, and says so
 
-A new policy is taken as a whole or not at all. Running answers go on: a decision is made when a
-request comes.
+What a file says is taken as a whole or not at all. No connection ends because of it: a policy
+is for the next decision, a configuration for the next connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 import trio
 
-from sidecar.adapters.policy_file import CurrentPolicy, FileChanges
-from sidecar.core.config import Config
+from sidecar.adapters.current_policy import CurrentPolicy
+from sidecar.adapters.file_changes import FileChanges
+from sidecar.adapters.service_manager import Notifier
+from sidecar.core.config import Config, parse_config
 from sidecar.core.errors import WatchError
 from sidecar.core.policy import Policy
 from sidecar.core.policy_file import parse_policy
 from sidecar.core.policy_lint import policy_warnings
+from sidecar.core.reload import reload
 from sidecar.core.toml_tables import ProblemsError
 
 log = structlog.get_logger()
 
 _RETRY_SECONDS = 1.0
 
+# Takes a text and who asked; raises `ProblemsError` and changes nothing if it is a bad one.
+Take = Callable[[str, str], Awaitable[None]]
+
 
 @dataclass(slots=True)
-class PolicySource:
-    """Where the policy comes from, and the text that was last read there."""
+class Followed:
+    """One file: the text that was last read there, and why it is not in force, if it is not."""
 
+    what: str  # as the log calls it
     path: Path
-    config: Config
+    take: Take
     text: str | None = None
+    problems: tuple[str, ...] = ()
 
 
-async def keep_policy(
-    current: CurrentPolicy, source: PolicySource, hangups: AsyncIterator[int]
+@dataclass(slots=True)
+class ConfigInForce:
+    """The configuration of the moment; `apply` hands a new one to those who hold its parts."""
+
+    config: Config
+    apply: Callable[[Config], None]
+    needs_restart: tuple[str, ...] = ()
+
+
+async def follow_files(
+    files: Sequence[Followed],
+    hangups: AsyncIterator[int],
+    ending: trio.Event,
+    manager: Notifier,
 ) -> None:
-    """Follow the file and SIGHUP for ever."""
-    await _warn(current.policy, source.config)
+    """Follow the files and SIGHUP, until the end begins: then nothing changes any more."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_follow_file, current, source)
-        async for _ in hangups:
-            await _reload(current, source, "SIGHUP")
+        for file in files:
+            nursery.start_soon(_follow, file)
+        nursery.start_soon(_follow_hangups, files, hangups, manager)
+        await ending.wait()
+        nursery.cancel_scope.cancel()
+    async for _ in hangups:
+        log.warning("reload ignored", asked_by="SIGHUP", reason="draining")
 
 
-async def _follow_file(current: CurrentPolicy, source: PolicySource) -> None:
-    """Read the file whenever it changes; without a watch, every second."""
-    told = False
-    while True:
-        try:
-            with FileChanges(source.path) as changes:
-                told = False
-                while True:
-                    # First: what changed before the watch began would be missed for ever.
-                    if await _reload(current, source, "file"):
-                        await changes.wait()
-                    else:
-                        await trio.sleep(_RETRY_SECONDS)
-        except WatchError as exc:
-            if not told:
-                hint = "the file is read every second meanwhile, and when SIGHUP asks"
-                log.error("policy not watched", reason=exc.message, hint=hint)
-            told = True
-            await _reload(current, source, "file")
-            await trio.sleep(_RETRY_SECONDS)
+async def _follow_hangups(
+    files: Sequence[Followed], hangups: AsyncIterator[int], manager: Notifier
+) -> None:
+    async for _ in hangups:
+        manager.reloading()
+        for file in files:
+            await _reload(file, "SIGHUP")
+        manager.ready()
 
 
-async def _reload(current: CurrentPolicy, source: PolicySource, asked_by: str) -> bool:
-    """Put the file's policy in force if it is another one; tell whether it could be read."""
-    try:
-        text = source.path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        if source.text is not None or asked_by == "SIGHUP":
-            source.text = None  # said once, and read again when it is back
-            _keep(asked_by, [str(exc)])
-        return isinstance(exc, UnicodeDecodeError)
-    if text == source.text and asked_by == "file":
-        return True
-    source.text = text
-    try:
-        policy = parse_policy(text, source.path.name, source.config.backend.mode)
-    except ProblemsError as exc:
-        _keep(asked_by, [str(problem) for problem in exc.problems])
-        return True
-    current.replace(policy)
-    log.info("policy loaded", allow=len(policy.allow), deny=len(policy.deny), asked_by=asked_by)
-    await _warn(policy, source.config)
-    return True
+def followed_policy(path: Path, text: str, current: CurrentPolicy, of: ConfigInForce) -> Followed:
+    """Give the policy file, of which `text` is in force."""
+
+    async def take(text: str, asked_by: str) -> None:
+        policy = parse_policy(text, path.name, of.config.backend.mode)
+        current.replace(policy)
+        allow, deny = len(policy.allow), len(policy.deny)
+        log.info("policy loaded", allow=allow, deny=deny, asked_by=asked_by)
+        await warn(policy, of.config)
+
+    return Followed("policy", path, take, text)
 
 
-async def _warn(policy: Policy, config: Config) -> None:
+def followed_config(path: Path, text: str, of: ConfigInForce) -> Followed:
+    """Give the configuration file, of which `text` is in force."""
+
+    async def take(text: str, asked_by: str) -> None:
+        new = reload(of.config, parse_config(text, path.name))
+        if new.needs_restart and new.needs_restart != of.needs_restart:
+            hint = "what is not named here is in force"
+            log.warning("configuration needs a restart", keys=new.needs_restart, hint=hint)
+        of.needs_restart = new.needs_restart
+        if new.changed or asked_by == "SIGHUP":
+            of.config = new.config
+            of.apply(new.config)
+            log.info("configuration loaded", changed=new.changed, asked_by=asked_by)
+
+    return Followed("configuration", path, take, text)
+
+
+async def warn(policy: Policy, config: Config) -> None:
     """Say what is legal and yet most likely not what was meant; `check` says the same."""
     # In a thread: each rule is held against each, and a thousand of them take seconds.
     warnings = await trio.to_thread.run_sync(
@@ -105,5 +123,49 @@ async def _warn(policy: Policy, config: Config) -> None:
         log.warning("policy warning", rule=warning.rule, reason=warning.text, hint=warning.hint)
 
 
-def _keep(asked_by: str, problems: list[str]) -> None:
-    log.error("policy refused, the old one stays", asked_by=asked_by, problems=problems)
+async def _follow(file: Followed) -> None:
+    """Read the file whenever it changes; without a watch, every second."""
+    told = False
+    while True:
+        try:
+            with FileChanges(file.path) as changes:
+                told = False
+                while True:
+                    # First: what changed before the watch began would be missed for ever.
+                    if await _reload(file, "file"):
+                        await changes.wait()
+                    else:
+                        await trio.sleep(_RETRY_SECONDS)
+        except WatchError as exc:
+            if not told:
+                hint = "the file is read every second meanwhile, and when SIGHUP asks"
+                log.error(f"{file.what} not watched", reason=exc.message, hint=hint)
+            told = True
+            await _reload(file, "file")
+            await trio.sleep(_RETRY_SECONDS)
+
+
+async def _reload(file: Followed, asked_by: str) -> bool:
+    """Put in force what the file says, if that is something else; tell whether it could be read."""
+    try:
+        text = file.path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        if file.text is not None or asked_by == "SIGHUP":
+            file.text = None  # said once, and read again when it is back
+            _keep(file, asked_by, [str(exc)])
+        return isinstance(exc, UnicodeDecodeError)
+    if text == file.text and asked_by == "file":
+        return True
+    file.text = text
+    try:
+        await file.take(text, asked_by)
+    except ProblemsError as exc:
+        _keep(file, asked_by, [str(problem) for problem in exc.problems])
+    else:
+        file.problems = ()
+    return True
+
+
+def _keep(file: Followed, asked_by: str, problems: list[str]) -> None:
+    file.problems = tuple(problems)
+    log.error(f"{file.what} refused, the old one stays", asked_by=asked_by, problems=problems)

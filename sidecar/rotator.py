@@ -1,40 +1,35 @@
-"""Story: one update from the agent becomes the identity we serve with.
+"""Story: one update from the agent, or from files, becomes the identity we serve with.
 
-    workload_api       one event of the agent
+    workload_api, identity_files   one event of the source
     core.identity_update  raw fields -> proven update, or the reason why not
     core.identity_update  choose: which SVID is ours
     tls                builds a new server context: OpenSSL accepts key and chain
     rotator            swaps `CurrentIdentity`; one log line
-    core.file_plan, cert_files   stage, prove and publish the files, in a task of its own
 
-The swap does not wait for the files: a full disk or a hanging mount must not keep us from
-serving with the newest SVID. Old connections keep the identity they began with.
+The swap does not wait for the certificate files (`file_keeper`): a full disk or a hanging mount
+must not keep us from serving with the newest SVID. Old connections keep the identity they began
+with.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Protocol
 
 import structlog
 import trio
 
-from sidecar.adapters.cert_files import CertFiles
 from sidecar.adapters.clock import read_clocks
+from sidecar.adapters.file_changes import FileChanges
+from sidecar.adapters.identity_files import IdentityFiles, IdentityPaths
 from sidecar.adapters.tls import CurrentIdentity, ServerIdentity, server_identity
-from sidecar.adapters.workload_api import (
-    AgentEvent,
-    Denied,
-    Lost,
-    Unreadable,
-    Updated,
-    WorkloadApi,
-)
-from sidecar.core.backoff import Backoff
-from sidecar.core.errors import AgentProtocolError, CertFilesError
-from sidecar.core.file_plan import FileModes, FileNames, file_plan
+from sidecar.adapters.workload_api import WorkloadApi
+from sidecar.core.checked import Checked
+from sidecar.core.config import Config, HelperConfig
+from sidecar.core.errors import AgentProtocolError
+from sidecar.core.identity_event import Denied, IdentityEvent, Lost, Unreadable, Updated
 from sidecar.core.identity_state import IdentityState, Standing
 from sidecar.core.identity_update import RawUpdate, SvidChoice, choose, identity_update
 
@@ -47,11 +42,25 @@ _WITHOUT_IDENTITY_SECONDS = 30.0
 # The longest time between two looks at the wall clock. It may jump (a host that slept), and a
 # timer set for the expiry would not: on macOS the monotonic clock stands still during sleep.
 _CLOCK_CHECK_SECONDS = 5.0
-_FILES_AGAIN = Backoff(first=1.0, cap=60.0)
 _NO_ENTRY_HINT = (
     "is there a registration entry whose selectors fit this process (its uid)? "
     "see `spire-server entry show`; a new entry takes some seconds to reach the agent"
 )
+
+
+class IdentitySource(Protocol):
+    """Where identities come from: the agent, or files that something else writes."""
+
+    name: str  # as the log calls it
+
+    async def next_event(self, ask_again_seconds: float) -> IdentityEvent:
+        """Wait for the next event; after so many seconds of silence look again."""
+
+    def accepted(self) -> None:
+        """Hear that the last update was good."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +71,46 @@ class IdentityRules:
     tls_minimum_version: str
 
 
-async def follow_agent(agent: WorkloadApi, current: CurrentIdentity, rules: IdentityRules) -> None:
-    """Turn every event of the agent into the identity and the standing of the moment."""
+def identity_rules(config: HelperConfig) -> IdentityRules:
+    """Give the rules of a configuration."""
+    choice = SvidChoice(config.workload_api.spiffe_id, config.workload_api.hint)
+    version = config.listener.tls_minimum_version if isinstance(config, Config) else "1.3"
+    return IdentityRules(choice, version)
+
+
+def identity_source(checked: Checked) -> IdentitySource:
+    """Give what the configuration names: the agent, or files."""
+    table = checked.config.identity_files
+    if table is None:
+        return WorkloadApi(checked.endpoint)
+    paths = IdentityPaths.of(table, checked.directory)
+    return IdentityFiles(paths, table.poll_seconds, FileChanges)
+
+
+async def follow_source(
+    source: IdentitySource, current: CurrentIdentity, rules: IdentityRules
+) -> None:
+    """Turn every event of the source into the identity and the standing of the moment."""
     try:
         while True:
-            event = await agent.next_event(_patience(current.identity))
+            event = await _next_event(source, current)
             if isinstance(event, Updated):
                 if _rotate(event.update, current, rules):
-                    agent.accepted()
+                    source.accepted()
             else:
-                _set_back(event, current)
+                _set_back(event, current, source.name)
     finally:
-        agent.close()
+        source.close()
+
+
+async def _next_event(source: IdentitySource, current: CurrentIdentity) -> IdentityEvent:
+    """Wait for the next event; whoever asks for one gets it at once."""
+    with trio.CancelScope() as scope:
+        current.on_ask = scope.cancel
+        return await source.next_event(_patience(current.identity))
+    current.on_ask = None
+    log.info("asked to fetch now")
+    return await source.next_event(0.0)
 
 
 def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> bool:
@@ -84,20 +121,16 @@ def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> b
     except AgentProtocolError as exc:
         _discarded(exc.message, current)
         return False
-    for note in update.notes:
-        log.warning("update incomplete", reason=note)
     svid = choose(update, rules.choice)
     if svid is None:
         offered = ", ".join(str(one.spiffe_id) for one in update.svids)
-        _set_back(Denied(f"no SVID with {rules.choice}; the agent offers {offered}"), current)
+        _deny(f"no SVID with {rules.choice}; the agent offers {offered}", current)
         return True
     try:
         identity = server_identity(svid, update.bundles, rules.tls_minimum_version)
     except AgentProtocolError as exc:
         _discarded(exc.message, current)
         return False
-    for trust_domain in update.bundles.keys() - identity.bundles.keys():
-        log.warning("update incomplete", reason=f"OpenSSL cannot read the bundle of {trust_domain}")
     old = current.identity
     standing = Standing(not_after=svid.not_after, connected=True)
     if old is not None and old.svid.chain == svid.chain and old.bundles == identity.bundles:
@@ -106,6 +139,11 @@ def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> b
         log.debug("identity confirmed", serial=svid.serial)
         return True
     current.replace(identity, standing)
+    notes = list(update.notes)
+    unreadable = update.bundles.keys() - identity.bundles.keys()
+    notes += [f"OpenSSL cannot read the bundle of {one}" for one in sorted(unreadable)]
+    for note in notes:
+        log.warning("update incomplete", reason=note)
     log.info(
         "identity rotated" if old else "identity obtained",
         spiffe_id=str(svid.spiffe_id),
@@ -123,25 +161,29 @@ def _discarded(reason: str, current: CurrentIdentity) -> None:
     current.replace(current.identity, replace(current.standing, connected=True, reason=reason))
 
 
-def _set_back(event: AgentEvent, current: CurrentIdentity) -> None:
-    """Take note that the agent is away or says no; say so once, not at every retry."""
+def _set_back(event: IdentityEvent, current: CurrentIdentity, source: str) -> None:
+    """Take note that the source is away or says no; say so once, not at every retry."""
     standing, known = current.standing, current.standing.reason
     if isinstance(event, Unreadable):
         _discarded(event.reason, current)
     elif isinstance(event, Denied):
-        since = time.monotonic() if standing.denied_at is None else standing.denied_at
-        if standing.denied_at is None or known != event.reason:
-            log.error("identity denied", reason=event.reason, hint=_NO_ENTRY_HINT)
-        current.replace(
-            current.identity,
-            replace(standing, connected=False, denied_at=since, reason=event.reason),
-        )
+        _deny(event.reason, current)
     elif isinstance(event, Lost):
         if standing.connected or known != event.reason:
             say = log.error if event.useless else log.warning
             serving = current.serving(read_clocks()) is not None
-            say("agent lost", reason=event.reason, serving=serving)
+            say(f"{source} lost", reason=event.reason, serving=serving)
         current.replace(current.identity, replace(standing, connected=False, reason=event.reason))
+
+
+def _deny(reason: str, current: CurrentIdentity) -> None:
+    standing = current.standing
+    since = time.monotonic() if standing.denied_at is None else standing.denied_at
+    if standing.denied_at is None or standing.reason != reason:
+        log.error("identity denied", reason=reason, hint=_NO_ENTRY_HINT)
+    current.replace(
+        current.identity, replace(standing, connected=False, denied_at=since, reason=reason)
+    )
 
 
 def _patience(identity: ServerIdentity | None) -> float:
@@ -168,35 +210,3 @@ async def watch_state(current: CurrentIdentity) -> None:
         left = current.standing.seconds_to_change(clocks, current.denied_grace_seconds)
         with trio.move_on_after(min(left, _CLOCK_CHECK_SECONDS)):
             await changed.wait()
-
-
-async def publish_files(files: CertFiles, modes: FileModes, current: CurrentIdentity) -> None:
-    """Publish each new identity as files; retry while the disk refuses, newest first."""
-    done: ServerIdentity | None = None
-    failures = 0
-    while True:
-        changed, identity = current.changed, current.identity
-        if identity is None or identity is done:
-            await changed.wait()
-            continue
-        bundle = identity.bundles[identity.svid.spiffe_id.trust_domain]
-        plan = file_plan(identity.svid, bundle, FileNames(), modes)
-        try:
-            # Abandoned at shutdown: a mount that hangs must not hold up the exit, and a
-            # generation that is half written is never the published one.
-            name = await trio.to_thread.run_sync(files.publish, plan, abandon_on_cancel=True)
-        except CertFilesError as exc:
-            delay = _FILES_AGAIN.delay(failures, random.uniform(0.5, 1.0))
-            failures += 1
-            log.error(
-                "certificate files not published",
-                reason=exc.message,
-                hint=exc.hint,
-                retry_seconds=round(delay, 1),
-            )
-            with trio.move_on_after(delay):
-                await changed.wait()
-            continue
-        done, failures = identity, 0
-        if name:
-            log.info("certificate files published", generation=name, serial=identity.svid.serial)

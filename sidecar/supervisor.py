@@ -9,146 +9,151 @@ second one cuts.
 from __future__ import annotations
 
 import os
-import resource
 import signal
-import socket
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 
 from sidecar.adapters.cert_files import CertFiles
-from sidecar.adapters.listener import Slots, accept_forever, bind, listen
-from sidecar.adapters.policy_file import CurrentPolicy
-from sidecar.adapters.relay import Relay
+from sidecar.adapters.service_manager import Notifier, notifier
 from sidecar.adapters.tls import CurrentIdentity
-from sidecar.adapters.workload_api import WorkloadApi
-from sidecar.connection import Mode, Service, serve
-from sidecar.core.address import WorkloadEndpoint
-from sidecar.core.config import Config
-from sidecar.core.file_plan import FileModes
-from sidecar.core.identity_update import SvidChoice
-from sidecar.core.policy import Policy
-from sidecar.http_mode import HttpMode
-from sidecar.reloader import PolicySource, keep_policy
-from sidecar.rotator import IdentityRules, follow_agent, publish_files, watch_state
-from sidecar.stream_mode import StreamMode
+from sidecar.core.after_rotation import hook
+from sidecar.core.checked import Checked
+from sidecar.file_keeper import keep_files
+from sidecar.hooks import Hooks
+from sidecar.jwt_keeper import JwtFiles, keep_jwt_bundles, keep_jwt_svids
+from sidecar.reloader import follow_files, warn
+from sidecar.rotator import follow_source, identity_rules, identity_source, watch_state
+from sidecar.server import Server
 
 log = structlog.get_logger()
 
-# Descriptors beside those of connections: sockets of the agent, log, gRPC, files.
-_SPARE_DESCRIPTORS = 128
-_OPEN_MAX = 10240
 
-
-async def run(
-    config: Config,
-    policy: Policy,
-    policy_text: str,
-    endpoint: WorkloadEndpoint,
-    directory: Path,
-) -> None:
-    """Run the daemon until it is told to stop; relative paths are below `directory`."""
-    _raise_descriptor_limit(config)
-    current = CurrentIdentity(config.workload_api.denied_grace_seconds)
-    slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
-    relay = Relay(config.timeouts.between_bytes)
-    in_force = CurrentPolicy(policy)
-    source = PolicySource(directory / config.policy.file, config, policy_text)
-    mode: Mode
-    if config.backend.mode == "http":
-        mode = HttpMode(config, current, in_force, slots, relay)
-    else:
-        mode = StreamMode(config, in_force, slots, relay)
-    service = Service(current, slots, config.timeouts.handshake, mode)
-    sockets = bind(config.listener.address)
-    log.info("starting", pid=os.getpid(), agent=str(endpoint), backend=str(config.backend.address))
+async def run(checked: Checked) -> None:
+    """Run the daemon until it is told to stop: one that serves, or one that keeps files only."""
+    current = CurrentIdentity(checked.config.workload_api.denied_grace_seconds)
+    manager = notifier()
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGHUP) as hangups,
+        trio.open_signal_receiver(signal.SIGUSR1) as wishes,
     ):
         async with trio.open_nursery() as daemon:
-            daemon.start_soon(relay.run)
-            daemon.start_soon(keep_policy, in_force, source, hangups)
-            daemon.start_soon(_identity, config, current, endpoint, directory)
-            async with trio.open_nursery() as connections:
-                door = trio.CancelScope()
-                daemon.start_soon(_stop_on_signal, signals, config, door, mode, connections)
-                with door:
-                    await _accept(sockets, current, service, connections)
-                for sock in sockets:
-                    sock.close()
-            # Only here all connections have ended, by themselves or by the drain's deadline.
+            daemon.start_soon(_fetch_when_asked, wishes, current)
+            daemon.start_soon(_watchdog, manager)
+            if checked.serving:
+                server = Server(checked, checked.serving, current)
+                await _serve(checked, server, manager, signals, hangups)
+            else:
+                log.info("starting", pid=os.getpid(), identity=_origin(checked), mode="helper")
+                await _help(checked, current, manager, signals)
             daemon.cancel_scope.cancel()
+    manager.close()
     log.info("stopped")
 
 
-async def _identity(
-    config: Config, current: CurrentIdentity, endpoint: WorkloadEndpoint, directory: Path
-) -> None:
-    """Run what keeps the identity: the agent's stream, the state's log, the files."""
-    choice = SvidChoice(config.workload_api.spiffe_id, config.workload_api.hint)
-    rules = IdentityRules(choice, config.listener.tls_minimum_version)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow_agent, WorkloadApi(endpoint), current, rules)
-        nursery.start_soon(watch_state, current)
-        if config.cert_files is not None:
-            files = CertFiles(directory / config.cert_files.directory)
-            modes = FileModes(config.cert_files.certificate_mode, config.cert_files.key_mode)
-            nursery.start_soon(publish_files, files, modes, current)
+async def _fetch_when_asked(wishes: AsyncIterator[int], current: CurrentIdentity) -> None:
+    async for _ in wishes:
+        current.ask()
 
 
-async def _accept(
-    sockets: list[socket.socket],
-    current: CurrentIdentity,
-    service: Service,
-    connections: trio.Nursery,
-) -> None:
-    """Listen as soon as there is an identity, then accept for ever."""
+async def _watchdog(manager: Notifier) -> None:
+    """Tell the service manager that we are alive, as often as it wants to hear it."""
+    while manager.watchdog_seconds is not None:
+        manager.watchdog()
+        await trio.sleep(manager.watchdog_seconds)
+
+
+async def _ready_with_identity(current: CurrentIdentity, manager: Notifier) -> None:
     while current.identity is None:
         await current.changed.wait()
-    log.info("ready", listening=listen(sockets))
-    async with trio.open_nursery() as accepting:
-        for sock in sockets:
-            handler = partial(serve, service=service)
-            accepting.start_soon(accept_forever, sock, handler, connections)
+    manager.ready(f"keeping files of {current.identity.svid.spiffe_id}")
+
+
+async def _help(
+    checked: Checked, current: CurrentIdentity, manager: Notifier, signals: AsyncIterator[int]
+) -> None:
+    """Keep files until a signal; nothing is running that could be cut."""
+    async with trio.open_nursery() as daemon:
+        daemon.start_soon(_identity, checked, current)
+        daemon.start_soon(_ready_with_identity, current, manager)
+        log.info("stopping", signal=signal.Signals(await anext(signals)).name)
+        manager.stopping()
+        daemon.cancel_scope.cancel()
+
+
+async def _serve(
+    checked: Checked,
+    server: Server,
+    manager: Notifier,
+    signals: AsyncIterator[int],
+    hangups: AsyncIterator[int],
+) -> None:
+    config = server.in_force.config
+    log.info(
+        "starting",
+        pid=os.getpid(),
+        identity=_origin(checked),
+        backend=str(config.backend.address),
+    )
+    async with trio.open_nursery() as daemon:
+        daemon.start_soon(server.relay.run)
+        daemon.start_soon(server.keeper.run)
+        daemon.start_soon(warn, server.policy.policy, config)
+        daemon.start_soon(follow_files, server.files, hangups, server.ending, manager)
+        daemon.start_soon(_identity, checked, server.current)
+        async with trio.open_nursery() as connections:
+            door = trio.CancelScope()
+            daemon.start_soon(_stop_on_signal, signals, server, manager, door, connections)
+            with door:
+                await server.accept(connections, manager)
+            server.close()
+        # Only here all connections have ended, by themselves or by the drain's deadline.
+        daemon.cancel_scope.cancel()
+
+
+def _origin(checked: Checked) -> str:
+    files = checked.config.identity_files
+    return files.certificate if files else str(checked.endpoint)
+
+
+async def _identity(checked: Checked, current: CurrentIdentity) -> None:
+    """Run what keeps the identity: its source, the state's log, the files."""
+    rules = identity_rules(checked.config)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow_source, identity_source(checked), current, rules)
+        nursery.start_soon(watch_state, current)
+        table = checked.config.cert_files
+        if table is not None:
+            hooks = Hooks([hook(one) for one in checked.config.after_rotation], checked.directory)
+            folder = Path(checked.directory, table.directory)
+            files = CertFiles(folder, table.owner, table.group)
+            nursery.start_soon(hooks.run)
+            nursery.start_soon(keep_files, files, folder, table, current, hooks.tell)
+            place = JwtFiles(checked.endpoint, rules.choice, files, folder)
+            tables = checked.config.jwt_svid
+            nursery.start_soon(keep_jwt_svids, place, tables, current, hooks.tell)
+            if table.jwt_bundle:
+                nursery.start_soon(keep_jwt_bundles, place, table, current, hooks.tell)
 
 
 async def _stop_on_signal(
     signals: AsyncIterator[int],
-    config: Config,
+    server: Server,
+    manager: Notifier,
     door: trio.CancelScope,
-    mode: Mode,
     connections: trio.Nursery,
 ) -> None:
     name = signal.Signals(await anext(signals)).name
     running = len(connections.child_tasks)
-    seconds = config.connections.drain_seconds
+    seconds = server.in_force.config.connections.drain_seconds
     log.info("draining", signal=name, connections=running, seconds=seconds)
+    manager.stopping(f"draining, {seconds:g} s at most")
     door.cancel()
-    mode.drain()
+    server.drain()
     with trio.move_on_after(seconds):
         name = signal.Signals(await anext(signals)).name
     log.warning("cutting", connections=len(connections.child_tasks))
     connections.cancel_scope.cancel()
-
-
-def _raise_descriptor_limit(config: Config) -> None:
-    """Make room for two descriptors a connection; macOS begins with 256, Linux with 1024."""
-    table = config.connections
-    needed = 2 * table.maximum + table.maximum_handshakes + _SPARE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    # macOS says "infinity" and takes no more than OPEN_MAX.
-    for wanted in (needed if hard == resource.RLIM_INFINITY else min(needed, hard), _OPEN_MAX):
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError):
-            continue
-        soft = wanted
-        break
-    if soft < needed:
-        log.warning("descriptor limit is low", limit=soft, needed=needed)

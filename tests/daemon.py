@@ -118,6 +118,7 @@ mode = "{mode}"
 file = "policy.toml"
 [log]
 format = "json"
+refusals_per_second = 0
 {more}
 """
     )

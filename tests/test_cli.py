@@ -22,6 +22,30 @@ mode = "stream"
 [policy]
 file = "policy.toml"
 """
+HELPER = '[cert_files]\ndirectory = "certs"\n'
+FILES = """
+[identity_files]
+certificate = "tls.crt"
+private_key = "tls.key"
+bundle = "ca.crt"
+"""
+HOOKS = """
+[[jwt_svid]]
+file = "vault.jwt"
+audience = "vault"
+extra_audiences = ["consul", "nomad"]
+[[after_rotation]]
+name = "nginx"
+pid_file = "/run/nginx.pid"
+signal = "SIGUSR1"
+[[after_rotation]]
+name = "reload"
+on = ["x509", "jwt"]
+command = ["systemctl", "reload", "traefik"]
+[[after_rotation]]
+name = "traefik"
+touch = "dynamic.toml"
+"""
 POLICY = '[[allow]]\nname = "traefik"\npeers = ["spiffe://example.org/traefik"]\n'
 COMMANDS = ["check", "run"]
 
@@ -48,6 +72,15 @@ def errors(done: subprocess.CompletedProcess[str], code: int = 78) -> list[str]:
     assert lines, "refused without a word"
     assert all(line.startswith(("error: ", "    hint: ", "hint: ")) for line in lines), lines
     return lines
+
+
+@pytest.fixture
+def helper(tmp_path: Path) -> Path:
+    """A good configuration of a helper, in a folder of its own: it needs no policy."""
+    path = tmp_path / "helper" / "sidecar.toml"
+    path.parent.mkdir()
+    path.write_text(HELPER)
+    return path
 
 
 @pytest.fixture
@@ -83,6 +116,30 @@ def test_check_of_good_files_tells_what_would_run(config: Path) -> None:
         "  policy    1 allow, 0 deny",
         f"  files     {config.parent / 'certs'}",
     ]
+
+
+def test_check_of_a_helper_tells_what_would_be_kept(helper: Path) -> None:
+    helper.write_text(HELPER + HOOKS + '[workload_api]\nspiffe_id = "spiffe://e.org/a"\n')
+    done = call("check", "--config", helper)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"{helper}: fine",
+        "  identity  spiffe://e.org/a, from unix:/opt/spire/sockets/agent.sock",
+        f"  files     {helper.parent / 'certs'}",
+        "  JWT-SVID  vault.jwt, for vault, consul, nomad",
+        "  then      nginx: SIGUSR1 to the process in /run/nginx.pid",
+        "  then      reload: command systemctl",
+        "  then      traefik: touch of dynamic.toml",
+    ]
+
+
+@pytest.mark.parametrize("environment", ["", "unix:/env", "nonsense"])
+def test_identity_of_files_asks_no_agent(config: Path, helper: Path, environment: str) -> None:
+    for path in (config, helper):
+        path.write_text(path.read_text() + FILES)
+        done = call("check", "--config", path, SPIFFE_ENDPOINT_SOCKET=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[1] == "  identity  tls.crt, whatever ID it has"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +237,29 @@ def test_all_problems_of_both_files_are_told_at_once(config: Path, command: str)
         "error: policy.toml: [[allow]] #1 peers: found 'spiffe://*/traefik', "
         "expected a SPIFFE ID: the trust domain of a pattern is literal",
     ]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "fetch"])
+def test_all_problems_of_a_helper_are_told_at_once(helper: Path, command: str) -> None:
+    helper.write_text(
+        HELPER + 'certificate = "svid_key.pem"\nkey_mode = "0644"\n[policy]\nfile = "p"\n'
+        '[[after_rotation]]\nname = "a"\n'
+    )
+    lines = errors(call(command, "--config", helper))
+    assert [line.split(": found ")[0] for line in lines] == [
+        "error: sidecar.toml: [cert_files] key_mode",
+        "error: sidecar.toml: [policy]",
+        "error: sidecar.toml: [cert_files] private_key",
+        "error: sidecar.toml: [[after_rotation]] #1",
+        "error: sidecar.toml: [policy] file",
+    ]
+
+
+def test_problem_with_a_hint_of_the_tables_about_files_is_told_with_it(helper: Path) -> None:
+    helper.write_text('[jwt_svid]\nfile = "a"\n' + HELPER)
+    (message, hint) = errors(call("check", "--config", helper))
+    assert "[jwt_svid]" in message
+    assert hint == "    hint: write [[jwt_svid]] with two brackets"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -181,6 +181,14 @@ def test_problem_of_a_file_is_exit_78(config: Path, file: str) -> None:
     assert done.output.startswith(f"error: {file}: ")
 
 
+@pytest.mark.parametrize("arguments", [[], ["--method", "GET", "--path", "/v1/models"]])
+def test_helper_has_nothing_to_explain(config: Path, arguments: list[str]) -> None:
+    config.write_text('[cert_files]\ndirectory = "certs"\n')
+    done = explain(config, "--peer", PEER, *arguments)
+    assert done.exit_code == 2
+    assert f"{config} has no [listener], so there is nothing to decide" in done.output
+
+
 def test_in_mode_stream_the_request_is_not_looked_at(config: Path) -> None:
     config.write_text(CONFIG.replace("[backend]", '[backend]\nmode = "stream"'))
     (config.parent / "policy.toml").write_text(POLICY.replace("endpoints", "# endpoints"))

@@ -9,22 +9,22 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import structlog
 import trio
 import trio.testing
 
 from sidecar import reloader
-from sidecar.adapters.policy_file import CurrentPolicy, FileChanges
-from sidecar.core.config import parse_config
+from sidecar.adapters.current_policy import CurrentPolicy
+from sidecar.adapters.file_changes import FileChanges
+from sidecar.adapters.service_manager import NoNotifier
+from sidecar.core.config import Config, parse_config
 from sidecar.core.policy_file import parse_policy
 from sidecar.core.spiffe_id import SpiffeId
-from sidecar.reloader import PolicySource, keep_policy
+from sidecar.reloader import ConfigInForce, follow_files, followed_policy, warn
 from tests.adapters.deadlines import until, within
+from tests.log_lines import Line, captured
 
-Line = dict[str, Any]
 PEER = SpiffeId.parse("spiffe://example.org/workload/traefik")
 CONFIG = """
 [listener]
@@ -49,14 +49,7 @@ DENY = f'[[deny]]\nname = "d"\npeers = ["{PEER}"]\n'
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
     """What the reloader logs."""
-    capture = structlog.testing.LogCapture()
-    logger = structlog.wrap_logger(
-        structlog.ReturnLogger(),
-        processors=[capture],
-        wrapper_class=structlog.make_filtering_bound_logger(0),
-    )
-    monkeypatch.setattr(reloader, "log", logger)
-    return capture.entries  # type: ignore[return-value]
+    return captured(monkeypatch, reloader)
 
 
 @dataclass
@@ -104,6 +97,7 @@ def begin(
     path = tmp_path / "policy.toml"
     path.write_text(found if on_disk is None else on_disk)
     config = parse_config(CONFIG.format(mode=mode), "sidecar.toml")
+    assert isinstance(config, Config)
     current = CurrentPolicy(parse_policy(found, "policy.toml", config.backend.mode))
     sender, receiver = trio.open_memory_channel[int](0)
 
@@ -112,7 +106,10 @@ def begin(
             async for number in receiver:
                 yield number
 
-    nursery.start_soon(keep_policy, current, PolicySource(path, config, found), hangups())
+    in_force = ConfigInForce(config, lambda _: None)
+    nursery.start_soon(warn, current.policy, config)
+    policy = followed_policy(path, found, current, in_force)
+    nursery.start_soon(follow_files, [policy], hangups(), trio.Event(), NoNotifier())
     return Story(path, lines, current, sender)
 
 

@@ -7,9 +7,6 @@ own and speaks real gRPC.
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import socket
 import ssl
 import tempfile
@@ -23,7 +20,6 @@ from typing import Any
 
 import grpc
 import pytest
-import structlog
 import trio
 import trio.testing
 from cryptography import x509
@@ -39,31 +35,29 @@ from spiffe._proto import workload_pb2
 from trio.testing import MockClock
 
 from sidecar import rotator
-from sidecar.adapters.cert_files import CertFiles
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.tls import RECORD_BYTES, CurrentIdentity, ServerIdentity
 from sidecar.adapters.workload_api import WorkloadApi
 from sidecar.core.address import Address, WorkloadEndpoint
-from sidecar.core.file_plan import FileModes, FilePlan
+from sidecar.core.identity_event import Denied, IdentityEvent, Lost, Unreadable, Updated
 from sidecar.core.identity_state import Clocks, IdentityState
-from sidecar.core.identity_update import SvidChoice
+from sidecar.core.identity_update import RawSvid, RawUpdate, SvidChoice
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
-from sidecar.core.svid import X509Svid, serial_text
+from sidecar.core.svid import TrustBundle, X509Svid
 from sidecar.demo.agent import der
-from sidecar.rotator import IdentityRules, follow_agent, publish_files, watch_state
+from sidecar.rotator import IdentityRules, follow_source, watch_state
 from tests.adapters.certificates import OddAuthority, openssl_cannot_read
 from tests.adapters.deadlines import until, within
-from tests.adapters.file_processes import pair_matches, read_generation
 from tests.adapters.tls_ends import Peer, admit, refuse, tcp_ends
 from tests.ca import Authority, Issued, key_usage, rsa_key
 from tests.client import client_context
 from tests.fake_agent import AgentProcess
+from tests.log_lines import Line, assert_no_secret, captured
 
 OTHER = TrustDomain("other.org")
 GRACE = 30
 # Deadlines of tests that move the clock themselves.
 MOVED = 1e6
-Line = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +78,8 @@ def closing() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
-    """What the rotator logs, `event` and `log_level` among the fields."""
-    capture = structlog.testing.LogCapture()
-    logger = structlog.wrap_logger(
-        structlog.ReturnLogger(),
-        processors=[capture],
-        wrapper_class=structlog.make_filtering_bound_logger(0),
-    )
-    monkeypatch.setattr(rotator, "log", logger)
-    return capture.entries  # type: ignore[return-value]
+    """What the rotator logs."""
+    return captured(monkeypatch, rotator)
 
 
 @dataclass
@@ -106,7 +93,7 @@ class Story:
     def follow(self, agent: AgentProcess, choice: SvidChoice | None = None) -> None:
         endpoint = WorkloadEndpoint(Address(None, 0, str(agent.path)))
         rules = IdentityRules(choice or SvidChoice(), "1.3")
-        self.nursery.start_soon(follow_agent, WorkloadApi(endpoint), self.current, rules)
+        self.nursery.start_soon(follow_source, WorkloadApi(endpoint), self.current, rules)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a change after which the condition holds."""
@@ -260,6 +247,75 @@ async def test_following_ends_with_its_task_and_takes_the_stream_along(
         return all(thread.name != "workload-api" for thread in threading.enumerate())
 
     await until(gone, "the thread to end")
+
+
+# Any source will do.
+
+
+class Script:
+    """A source of identities that says what a test tells it to, and nothing more."""
+
+    name = "files"
+
+    def __init__(self, *events: IdentityEvent) -> None:
+        self.events = list(events)
+        self.good = 0
+        self.closed = False
+
+    async def next_event(self, ask_again_seconds: float) -> IdentityEvent:
+        if not self.events:
+            await trio.sleep_forever()
+        return self.events.pop(0)
+
+    def accepted(self) -> None:
+        self.good += 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def raw(svid: X509Svid, bundle: TrustBundle) -> Updated:
+    """What a source says when it has an SVID."""
+    key = pkcs8(svid.private_key)
+    fields = (str(svid.spiffe_id), der(svid.chain), key, der(bundle.authorities))
+    return Updated(RawUpdate((RawSvid(*fields),), {}))
+
+
+@within(30)
+async def test_source_hears_of_good_updates_only_and_is_closed_at_the_end(
+    lines: list[Line], authority: Authority, foreign: Authority
+) -> None:
+    first, second = authority.svid(), authority.svid()
+    source = Script(
+        raw(first, authority.bundle),
+        raw(first, foreign.bundle),
+        Unreadable("half written"),
+        Denied("gone"),
+        raw(second, authority.bundle),
+    )
+    rules = IdentityRules(SvidChoice(), "1.3")
+    async with trio.open_nursery() as nursery:
+        story = Story(nursery, lines)
+        nursery.start_soon(follow_source, source, story.current, rules)
+        await story.until_serial(second.serial)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (source.good, source.closed) == (2, False)
+        nursery.cancel_scope.cancel()
+    assert source.closed
+    assert len(story.said("update discarded")) == 2
+
+
+@within(30)
+async def test_source_is_lost_by_its_name(story: Story, authority: Authority) -> None:
+    svid = authority.svid()
+    source = Script(raw(svid, authority.bundle), Lost("no such file"), Lost("no such file"))
+    rules = IdentityRules(SvidChoice(), "1.3")
+    story.nursery.start_soon(follow_source, source, story.current, rules)
+    await story.until_state(IdentityState.AGENT_LOST)
+    await trio.testing.wait_all_tasks_blocked()
+    (line,) = story.said("files lost")
+    assert (line["reason"], line["serving"]) == ("no such file", True)
+    assert story.serial == svid.serial
 
 
 # Content that is refused as a whole. Each row is a message; its second half is in the reason.
@@ -957,263 +1013,18 @@ async def test_every_change_of_state_is_told_once(
     ]
 
 
-# Files.
-
-
-@dataclass
-class Disk:
-    """The published files of a test."""
-
-    directory: Path
-    story: Story
-
-    def start(self) -> None:
-        files = CertFiles(self.directory)
-        self.story.nursery.start_soon(publish_files, files, FileModes(), self.story.current)
-
-    def serial(self) -> str:
-        """Of the published certificate, empty when there is none."""
-        try:
-            pem = (self.directory / "svid.pem").read_bytes()
-        except OSError:
-            return ""
-        return serial_text(x509.load_pem_x509_certificates(pem)[0])
-
-    async def until_serial(self, serial: str) -> None:
-        await until(lambda: self.serial() == serial, f"{serial} on disk")
-        assert pair_matches(*read_generation(self.directory))
-
-
-@pytest.fixture
-def disk(tmp_path: Path, story: Story) -> Disk:
-    return Disk(tmp_path / "certs", story)
-
-
-@within(30)
-async def test_every_rotation_is_published(
-    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
-) -> None:
-    disk.start()
-    svids = [authority.svid() for _ in range(4)]
-    shared_agent.send(svids[0], authority.bundle)
-    story.follow(shared_agent)
-    for svid in svids:
-        shared_agent.send(svid, authority.bundle)
-        await disk.until_serial(svid.serial)
-    await until(lambda: len(story.said("certificate files published")) == 4, "the lines")
-    last = story.said("certificate files published")[-1]
-    assert last["serial"] == svids[-1].serial
-    assert last["generation"] == os.readlink(disk.directory / "current")
-
-
-@within(30)
-async def test_confirmed_identity_is_not_written_again(
-    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
-) -> None:
-    disk.start()
-    svid, next_svid = authority.svid(), authority.svid()
-    shared_agent.send(svid, authority.bundle)
-    story.follow(shared_agent)
-    await disk.until_serial(svid.serial)
-    shared_agent.send(svid, authority.bundle)
-    await story.until_line("identity confirmed")
-    shared_agent.send(next_svid, authority.bundle)
-    await disk.until_serial(next_svid.serial)
-    assert os.readlink(disk.directory / "current") == "generation-2"
-
-
-class CountedFiles(CertFiles):
-    """Counts how often it was asked to publish."""
-
-    asked = 0
-
-    def publish(self, plan: FilePlan) -> str | None:
-        self.asked += 1
-        return super().publish(plan)
-
-
-@within(30)
-async def test_disk_is_looked_at_once_for_each_identity(
-    story: Story, disk: Disk, agent: AgentProcess, authority: Authority
-) -> None:
-    files = CountedFiles(disk.directory)
-    story.nursery.start_soon(publish_files, files, FileModes(), story.current)
-    story.follow(agent)
-    await disk.until_serial((await _first(story)).svid.serial)
-    agent.deny()
-    await story.until_state(IdentityState.DENIED)
-    await until(lambda: agent.calls() >= 3, "more calls")
-    svid = authority.svid()
-    agent.send(svid, authority.bundle)
-    await disk.until_serial(svid.serial)
-    await until(lambda: len(story.said("certificate files published")) == 2, "two lines")
-    assert files.asked == 2
-
-
-async def _first(story: Story) -> ServerIdentity:
-    await story.until_state(IdentityState.READY)
-    assert story.current.identity is not None
-    return story.current.identity
-
-
-@within(30)
-async def test_bad_update_does_not_touch_the_files(
-    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
-) -> None:
-    disk.start()
-    svid, next_svid = authority.svid(), authority.svid()
-    shared_agent.send(svid, authority.bundle)
-    story.follow(shared_agent)
-    await disk.until_serial(svid.serial)
-    shared_agent.send_bytes(b"\xff" * 20)
-    await story.until_line("update discarded")
-    shared_agent.send(next_svid, authority.bundle)
-    await disk.until_serial(next_svid.serial)
-    assert os.readlink(disk.directory / "current") == "generation-2"
-
-
-@within(60)
-async def test_disk_that_refuses_keeps_the_published_files_and_gets_the_newest_later(
-    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
-) -> None:
-    disk.start()
-    svids = [authority.svid() for _ in range(4)]
-    shared_agent.send(svids[0], authority.bundle)
-    story.follow(shared_agent)
-    await disk.until_serial(svids[0].serial)
-    disk.directory.chmod(0o777)  # refused: somebody else could replace our files
-    for number, svid in enumerate(svids[1:], 1):
-        shared_agent.send(svid, authority.bundle)
-        # The swap does not wait for the disk.
-        await story.until_serial(svid.serial)
-        await story.until_line("certificate files not published", number)
-    assert disk.serial() == svids[0].serial
-    assert pair_matches(*read_generation(disk.directory))
-    line = story.said("certificate files not published")[0]
-    assert line["log_level"] == "error"
-    assert "others cannot write" in line["reason"]
-    assert line["hint"]
-    assert 0 < line["retry_seconds"] <= 1
-    disk.directory.chmod(0o755)
-    await disk.until_serial(svids[-1].serial)
-    # Those in between were never written.
-    assert os.readlink(disk.directory / "current") == "generation-2"
-
-
-@within(60)
-async def test_disk_is_tried_again_though_the_agent_says_nothing(
-    story: Story, disk: Disk, shared_agent: AgentProcess, authority: Authority
-) -> None:
-    disk.directory.write_bytes(b"a file where the folder should be")
-    disk.start()
-    svid = authority.svid()
-    shared_agent.send(svid, authority.bundle)
-    story.follow(shared_agent)
-    await until(lambda: bool(story.said("certificate files not published")), "a failure")
-    assert story.serves()
-    disk.directory.unlink()
-    await disk.until_serial(svid.serial)
-
-
-@pytest.fixture
-def hanging(disk: Disk) -> Iterator[Callable[[], None]]:
-    """A disk that hangs on reading; gives what lets it go on.
-
-    The published certificate is a FIFO: who opens it waits until somebody writes to it.
-    """
-    generation = disk.directory / "generation-1"
-    generation.mkdir(parents=True)
-    os.mkfifo(generation / "svid.pem")
-    (generation / "svid.pem").chmod(0o644)
-    (disk.directory / "current").symlink_to("generation-1")
-
-    def let_go() -> None:
-        if (generation / "svid.pem").exists():
-            os.close(os.open(generation / "svid.pem", os.O_RDWR | os.O_NONBLOCK))
-
-    yield let_go
-    let_go()
-
-
-@within(60)
-async def test_swap_does_not_wait_for_a_disk_that_hangs(
-    story: Story,
-    disk: Disk,
-    hanging: Callable[[], None],
-    shared_agent: AgentProcess,
-    authority: Authority,
-) -> None:
-    disk.start()
-    svids = [authority.svid() for _ in range(3)]
-    shared_agent.send(svids[0], authority.bundle)
-    story.follow(shared_agent)
-    for svid in svids:
-        shared_agent.send(svid, authority.bundle)
-        await story.until_serial(svid.serial)
-        assert story.serves()
-    assert story.said("certificate files published") == []
-    hanging()
-    await disk.until_serial(svids[-1].serial)
-
-
-@within(60)
-async def test_disk_that_hangs_does_not_hold_up_the_exit(
-    disk: Disk,
-    hanging: Callable[[], None],
-    shared_agent: AgentProcess,
-    authority: Authority,
-    lines: list[Line],
-) -> None:
-    svid = authority.svid()
-    shared_agent.send(svid, authority.bundle)
-    async with trio.open_nursery() as nursery:
-        story = disk.story = Story(nursery, lines)
-        disk.start()
-        story.follow(shared_agent)
-        await story.until_serial(svid.serial)
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        nursery.cancel_scope.cancel()
-    assert story.said("certificate files published") == []
-
-
 # Secrets.
-
-
-def assert_no_secret(lines: list[Line], *svids: X509Svid) -> None:
-    """No line holds a key or a PEM body, in any spelling that a log would show."""
-    shown = json.dumps(lines, default=repr) + repr(lines)
-    for word in ("PRIVATE KEY", "BEGIN CERTIFICATE", "-----"):
-        assert word not in shown
-    for svid in svids:
-        key = pkcs8(svid.private_key)
-        assert isinstance(svid.private_key, ec.EllipticCurvePrivateKey)
-        number = svid.private_key.private_numbers().private_value
-        secrets = [
-            base64.b64encode(key).decode()[20:60],
-            key.hex()[40:80],
-            repr(key[30:60])[2:-1],
-            str(number),
-            f"{number:x}",
-            base64.b64encode(der(svid.chain)).decode()[:60],
-        ]
-        for secret in secrets:
-            assert secret not in shown
 
 
 @within(60)
 async def test_no_line_of_a_full_story_holds_a_secret(
-    story: Story,
-    disk: Disk,
-    shared_agent: AgentProcess,
-    authority: Authority,
-    foreign: Authority,
+    story: Story, shared_agent: AgentProcess, authority: Authority, foreign: Authority
 ) -> None:
-    disk.start()
     story.nursery.start_soon(watch_state, story.current)
     svids = [authority.svid() for _ in range(3)]
     shared_agent.send(svids[0], authority.bundle)
     story.follow(shared_agent)
-    await disk.until_serial(svids[0].serial)
+    await story.until_serial(svids[0].serial)
     # Fields in each other's places: what a parser quotes must not be a key.
     key = pkcs8(svids[1].private_key)
     for count, fields in enumerate(
@@ -1235,7 +1046,7 @@ async def test_no_line_of_a_full_story_holds_a_secret(
     shared_agent.deny()
     await story.until_state(IdentityState.DENIED)
     shared_agent.send(svids[2], authority.bundle)
-    await disk.until_serial(svids[2].serial)
-    assert len({line["event"] for line in story.lines}) >= 7
+    await story.until_serial(svids[2].serial)
+    assert len({line["event"] for line in story.lines}) >= 6
     assert_no_secret(story.lines, *svids)
     assert_no_secret([{"repr": repr(story.current)}], *svids)

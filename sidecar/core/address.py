@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 # Workload Endpoint 4 (Locating the Endpoint): asked after the configuration, before the default.
 ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"
 
+_LAUNCHD = re.compile(r"launchd:[A-Za-z0-9._-]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PATH = re.compile(r"/[^\x00-\x1f\x7f]*")  # the system would cut a path at a NUL
 _UNIX_URL = re.compile(r"unix:(?://)?(/(?!/)[^?#\x00-\x20\x7f]*)")
@@ -67,6 +68,30 @@ class Address:
         if self.ip is None:
             return f"unix:{self.path}"
         return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited(Address):
+    """Where a service manager listens for us: "systemd", or "launchd:NAME" as in its plist."""
+
+    manager: str = ""
+
+    def __str__(self) -> str:
+        return self.manager
+
+
+class ListenAddress(Address):
+    """Where peers connect: an address to bind, or sockets of the service manager."""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `ip:port`, `[ip]:port`, `systemd` or `launchd:NAME`."""
+        if text == "systemd" or _LAUNCHD.fullmatch(text):
+            return Inherited(None, manager=text)
+        try:
+            return Address.parse(text)
+        except ValueError as exc:
+            raise ValueError(f'{exc}; or "systemd" or "launchd:NAME"') from exc
 
 
 @dataclass(frozen=True, slots=True)

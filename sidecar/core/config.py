@@ -12,17 +12,24 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sidecar.core.address import Address, WorkloadEndpoint
+from sidecar.core.address import Address, ListenAddress, WorkloadEndpoint
 from sidecar.core.cors import HEADER_NAME, Cors, cors_problems
+from sidecar.core.files_config import (
+    AfterRotationTable,
+    CertFilesTable,
+    IdentityFilesTable,
+    JwtSvidTable,
+    files_problems,
+)
 from sidecar.core.spiffe_id import SCHEME, SpiffeId
 from sidecar.core.toml_tables import (
-    FileMode,
     FilePath,
-    KeyMode,
     Problem,
     ProblemsError,
+    Table,
     load_toml,
     read_table,
+    read_tables,
     shown,
     unknown_key,
 )
@@ -77,10 +84,6 @@ class UrlPath(str):
         return cls(text)
 
 
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all tables."""
-
-
 class WorkloadApiTable(Table, frozen=True):
     """Where our identity comes from; `socket` None means the environment, then the default."""
 
@@ -93,7 +96,7 @@ class WorkloadApiTable(Table, frozen=True):
 class ListenerTable(Table, frozen=True):
     """Where peers connect."""
 
-    address: tuple[Address, ...]
+    address: tuple[ListenAddress, ...]
     tls_minimum_version: Literal["1.2", "1.3"] = "1.3"
 
 
@@ -113,20 +116,15 @@ class PolicyTable(Table, frozen=True):
     file: FilePath
 
 
-class CertFilesTable(Table, frozen=True):
-    """Certificate files for whoever needs files; without this table nothing is written."""
-
-    directory: FilePath
-    certificate_mode: FileMode = FileMode(0o644)
-    key_mode: KeyMode = KeyMode(0o600)
-
-
 class ConnectionsTable(Table, frozen=True):
     """How many, and how they end."""
 
     maximum: Count = 4096
     maximum_handshakes: Count = 256
     drain_seconds: Seconds = 300
+    expiry_grace_seconds: Seconds = 300
+    revoked_grace_seconds: Seconds = 0
+    max_age_seconds: Seconds = 0
 
 
 class TimeoutsTable(Table, frozen=True):
@@ -164,31 +162,48 @@ class CorsTable(Table, frozen=True):
         return Cors(**msgspec.structs.asdict(self))
 
 
+class SandboxTable(Table, frozen=True):
+    """Whether the process gives up what it does not need after its start."""
+
+    enabled: bool = True
+
+
 class LogTable(Table, frozen=True):
     """What the log looks like."""
 
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    refusals_per_second: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 20
 
 
-class Config(Table, frozen=True):
-    """The whole of `sidecar.toml`."""
+class HelperConfig(Table, frozen=True):
+    """A `sidecar.toml` without a listener: an identity, and the files that are made of it."""
+
+    workload_api: WorkloadApiTable = WorkloadApiTable()
+    identity_files: IdentityFilesTable | None = None
+    cert_files: CertFilesTable | None = None
+    jwt_svid: tuple[JwtSvidTable, ...] = ()
+    after_rotation: tuple[AfterRotationTable, ...] = ()
+    sandbox: SandboxTable = SandboxTable()
+    log: LogTable = LogTable()
+
+
+class Config(HelperConfig, frozen=True, kw_only=True):
+    """The whole of `sidecar.toml`: what serves, and whatever a helper has."""
 
     listener: ListenerTable
     backend: BackendTable
     policy: PolicyTable
-    workload_api: WorkloadApiTable = WorkloadApiTable()
-    cert_files: CertFilesTable | None = None
     connections: ConnectionsTable = ConnectionsTable()
     timeouts: TimeoutsTable = TimeoutsTable()
     limits: LimitsTable = LimitsTable()
     cors: CorsTable | None = None
     response_headers: tuple[tuple[str, str], ...] = ()
-    log: LogTable = LogTable()
 
 
 TABLES: dict[str, type[Table]] = {
     "workload_api": WorkloadApiTable,
+    "identity_files": IdentityFilesTable,
     "listener": ListenerTable,
     "backend": BackendTable,
     "policy": PolicyTable,
@@ -197,34 +212,42 @@ TABLES: dict[str, type[Table]] = {
     "timeouts": TimeoutsTable,
     "limits": LimitsTable,
     "cors": CorsTable,
+    "sandbox": SandboxTable,
     "log": LogTable,
 }
+# Tables of which there may be several.
+LISTS: dict[str, type[Table]] = {"jwt_svid": JwtSvidTable, "after_rotation": AfterRotationTable}
 # The one table whose keys are the user's own: names of headers.
 RESPONSE_HEADERS = "response_headers"
 _REQUIRED = ("listener", "backend", "policy")
+_SERVING = (*_REQUIRED[1:], "connections", "timeouts", "limits", "cors", RESPONSE_HEADERS)
 
 
-def parse_config(text: str, file: str) -> Config:
-    """Read `sidecar.toml`; raise `ProblemsError` with all that is wrong with it."""
+def parse_config(text: str, file: str) -> HelperConfig:
+    """Read `sidecar.toml`, a `Config` if it has a listener; raise all problems at once."""
     document = load_toml(text, file)
     problems: list[Problem] = []
-    known = [*TABLES, RESPONSE_HEADERS]
+    known = [*TABLES, *LISTS, RESPONSE_HEADERS]
     for key in sorted(document.keys() - set(known)):
         problems.append(unknown_key(file, "", key, known))
     tables: dict[str, Any] = {}
     for name, struct in TABLES.items():
         if name in document:
             tables[name] = read_table(struct, document[name], file, f"[{name}]", problems)
-        elif name in _REQUIRED:
-            problems.append(Problem(file, f"[{name}]", "no such table", "one"))
+    for name, struct in LISTS.items():
+        tables[name] = tuple(read_tables(struct, name, document, file, problems))
     _check_own_id(document.get("workload_api"), file, problems)
+    _check_purpose(document, file, problems)
     _check_listener(document.get("listener"), file, problems)
     _check_backend(document.get("backend"), file, problems)
     _check_cors(tables.get("cors"), file, problems)
+    problems += files_problems(document, file)
     headers = _response_headers(document.get(RESPONSE_HEADERS, {}), file, problems)
     if problems:
         raise ProblemsError(problems)
-    return Config(**tables, response_headers=headers)
+    if "listener" in tables:
+        return Config(**tables, response_headers=headers)
+    return HelperConfig(**tables)
 
 
 # The checks below look at the document and not at the structs, so that one problem of a table
@@ -241,6 +264,20 @@ def _addresses(table: object) -> list[Address]:
         except ValueError:
             continue
     return addresses
+
+
+def _check_purpose(document: dict[str, Any], file: str, problems: list[Problem]) -> None:
+    """A configuration serves, writes files, or does both."""
+    if "listener" in document or "cert_files" not in document:
+        hint = None if "listener" in document else "or write [cert_files] alone, without a listener"
+        for name in _REQUIRED:
+            if name not in document:
+                problems.append(Problem(file, f"[{name}]", "no such table", "one", hint))
+        return
+    for name in _SERVING:
+        if name in document:
+            expected = "[listener] beside it; without one, only files are written"
+            problems.append(Problem(file, f"[{name}]", "a table of what serves", expected))
 
 
 def _check_listener(table: object, file: str, problems: list[Problem]) -> None:

@@ -32,6 +32,18 @@ class CertFilesError(SidecarError):
     """The disk's: a generation could not be written; the published one stays."""
 
 
+class IdentityFilesError(SidecarError):
+    """The writer's: files of an identity cannot be read; the identity of before stays."""
+
+
+class FetchError(SidecarError):
+    """The source's: no identity within the time that there was. Exit status 1."""
+
+
+class HookError(SidecarError):
+    """The operator's, or of a program beside us: an action after a rotation went wrong."""
+
+
 class PeerError(SidecarError):
     """The peer's: what it presented is no X.509-SVID that we trust."""
 

@@ -6,60 +6,83 @@ beyond reading them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sidecar.core.address import ENDPOINT_VARIABLE, Address, WorkloadEndpoint
-from sidecar.core.config import Config, parse_config
+from sidecar.core.after_rotation import hook
+from sidecar.core.checked import Checked, Serving
+from sidecar.core.config import Config, HelperConfig, parse_config
 from sidecar.core.errors import ConfigError
-from sidecar.core.policy import Policy
 from sidecar.core.policy_file import parse_policy
+from sidecar.core.policy_lint import policy_warnings
 from sidecar.core.toml_tables import Problem, ProblemsError, load_toml
 
 DEFAULT_ENDPOINT = WorkloadEndpoint(Address(None, 0, "/opt/spire/sockets/agent.sock"))
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A configuration that can be run; relative paths are below `directory`."""
-
-    config: Config
-    policy: Policy
-    policy_text: str
-    endpoint: WorkloadEndpoint
-    directory: Path
 
 
 def check(path: Path, environment: Mapping[str, str]) -> Checked:
     """Read and check both files; raise `ProblemsError` with the problems of both."""
     text = _read(path)
     problems: list[Problem] = []
-    config = policy = endpoint = None
-    policy_text = ""
+    config: HelperConfig | None = None
+    serving = endpoint = None
     try:
         config = parse_config(text, path.name)
     except ProblemsError as exc:
         problems += exc.problems
     try:
         explicit = config.workload_api.socket if config else None
-        endpoint = explicit or _endpoint(environment)
+        unused = config is not None and config.identity_files is not None
+        endpoint = explicit or (DEFAULT_ENDPOINT if unused else _endpoint(environment))
     except ProblemsError as exc:
         problems += exc.problems
-    policy_file = config.policy.file if config else _policy_file(text)
+    policy_file = config.policy.file if isinstance(config, Config) else _policy_file(text)
     if policy_file:
         try:
             policy_text = _read(path.parent / policy_file)
-            mode = config.backend.mode if config else "http"
+            mode = config.backend.mode if isinstance(config, Config) else "http"
             policy = parse_policy(policy_text, policy_file, mode)
+            serving = Serving(config, policy, policy_text) if isinstance(config, Config) else None
         except ProblemsError as exc:
             problems += exc.problems
         except ConfigError as exc:
             expected = f"a readable file ({exc.message})"
             problems.append(Problem(path.name, "[policy] file", repr(policy_file), expected))
-    if config is None or policy is None or endpoint is None:
+    if problems or config is None or endpoint is None:
         raise ProblemsError(problems)
-    return Checked(config, policy, policy_text, endpoint, path.parent)
+    file = path.absolute()
+    return Checked(config, endpoint, str(file.parent), serving, str(file), text)
+
+
+def summary(checked: Checked) -> Iterator[str]:
+    """Say in a few lines what this configuration does."""
+    config, serving = checked.config, checked.serving
+    wanted = config.workload_api.spiffe_id or config.workload_api.hint or "the agent's first SVID"
+    if config.identity_files:
+        yield f"identity  {config.identity_files.certificate}, whatever ID it has"
+    else:
+        yield f"identity  {wanted}, from {checked.endpoint}"
+    if serving:
+        listener, backend, policy = serving.config.listener, serving.config.backend, serving.policy
+        where = ", ".join(map(str, listener.address))
+        yield f"listener  {where}, TLS {listener.tls_minimum_version} or newer"
+        yield f"backend   {backend.address}, mode {backend.mode}"
+        yield f"policy    {len(policy.allow)} allow, {len(policy.deny)} deny"
+    if config.cert_files:
+        yield f"files     {Path(checked.directory) / config.cert_files.directory}"
+    for jwt in config.jwt_svid:
+        yield f"JWT-SVID  {jwt.file}, for {', '.join((jwt.audience, *jwt.extra_audiences))}"
+    for table in config.after_rotation:
+        yield f"then      {table.name}: {hook(table).action}"
+
+
+def warnings(checked: Checked) -> Iterator[str]:
+    """Give what is legal and yet most likely not what was meant."""
+    if checked.serving:
+        config = checked.serving.config
+        for warning in policy_warnings(checked.serving.policy, config):
+            yield f"{config.policy.file}: {warning}"
 
 
 def _read(path: Path) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sidecar.core.checked import Serving
 from sidecar.core.errors import InvalidSpiffeIdError
 from sidecar.core.policy_explained import Explanation, Request, explain_peer, explain_request
 from sidecar.core.spiffe_id import SCHEME, SpiffeId
-from sidecar.operations.check import Checked
 from sidecar.operations.pasted_request import read_curl, read_log_line
 
 
@@ -58,9 +58,9 @@ def read_question(
     return Question(_peer(peer), request)
 
 
-def explain(checked: Checked, question: Question) -> Explanation:
+def explain(serving: Serving, question: Question) -> Explanation:
     """Explain what a daemon with these files does."""
-    config, policy = checked.config, checked.policy
+    config, policy = serving.config, serving.policy
     if question.request is None or config.backend.mode == "http":
         if question.request is None:
             return explain_peer(policy, question.peer, config)

@@ -7,45 +7,34 @@ import pytest
 from sidecar.core.address import Address, WorkloadEndpoint
 from sidecar.core.config import TABLES, Config, parse_config
 from sidecar.core.spiffe_id import SpiffeId
-from sidecar.core.toml_tables import Problem, ProblemsError
+from sidecar.core.toml_tables import Problem
+from tests.core.configurations import (
+    FILE,
+    NEEDED,
+    NO_COUNT,
+    NO_PATH,
+    NO_SECONDS,
+    NO_SWITCH,
+    NO_TEXT,
+    SERVES,
+    helper,
+    problems_of,
+    row_id,
+    toml,
+)
 
-REQUIRED = {
-    "listener": {"address": '"0.0.0.0:6701"'},
-    "backend": {"address": '"127.0.0.1:11434"', "mode": '"stream"'},
-    "policy": {"file": '"policy.toml"'},
-}
-# What a table needs besides the key that a test sets.
-NEEDED = {
-    **REQUIRED,
-    "cert_files": {"directory": '"certs"'},
-    "cors": {"allow_origins": '"https://a"'},
-}
-
-
-def toml(**changes: dict[str, str]) -> str:
-    """A whole configuration; values are TOML, an empty one leaves the key out."""
-    tables = {name: dict(keys) for name, keys in REQUIRED.items()}
-    for name, keys in changes.items():
-        tables[name] = {**NEEDED.get(name, {}), **keys}
-    return "".join(
-        f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items() if value)
-        for name, keys in tables.items()
-    )
+# Tables with a test file of their own: `test_files_config`.
+OF_FILES = {"identity_files", "cert_files"}
 
 
 def config(**changes: dict[str, str]) -> Config:
-    return parse_config(toml(**changes), "sidecar.toml")
-
-
-def problems_of(text: str) -> tuple[Problem, ...]:
-    with pytest.raises(ProblemsError) as refused:
-        parse_config(text, "sidecar.toml")
-    assert all(problem.file == "sidecar.toml" for problem in refused.value.problems)
-    return refused.value.problems
+    read = parse_config(toml(SERVES, **changes), FILE)
+    assert isinstance(read, Config)
+    return read
 
 
 def problems(**changes: dict[str, str]) -> tuple[Problem, ...]:
-    return problems_of(toml(**changes))
+    return problems_of(toml(SERVES, **changes))
 
 
 def test_three_tables_are_enough() -> None:
@@ -76,14 +65,13 @@ def test_three_tables_are_enough() -> None:
         ("backend", "address", '"unix:/run/m.sock"', Address(None, 0, "/run/m.sock")),
         ("backend", "unsafe_remote_backend", "true", True),
         ("policy", "file", '"/etc/p.toml"', "/etc/p.toml"),
-        ("cert_files", "directory", '"/c"', "/c"),
-        ("cert_files", "certificate_mode", '"0640"', 0o640),
-        ("cert_files", "key_mode", '"0400"', 0o400),
-        ("cert_files", "key_mode", '"640"', 0o640),
         ("connections", "maximum", "1", 1),
         ("connections", "maximum", "1_000_000", 1_000_000),
         ("connections", "maximum_handshakes", "1", 1),
         ("connections", "drain_seconds", "0", 0.0),
+        ("connections", "expiry_grace_seconds", "0", 0.0),
+        ("connections", "revoked_grace_seconds", "0.5", 0.5),
+        ("connections", "max_age_seconds", "31536000", 31536000.0),
         ("timeouts", "handshake", "0.001", 0.001),
         ("timeouts", "handshake", "86400", 86400.0),
         ("timeouts", "backend_connect", "5", 5.0),
@@ -98,6 +86,7 @@ def test_three_tables_are_enough() -> None:
         ("cors", "allow_origins", '"*"', ("*",)),
         ("log", "format", '"json"', "json"),
         ("log", "level", '"error"', "error"),
+        ("log", "refusals_per_second", "0", 0.0),
     ],
     ids=str,
 )
@@ -114,15 +103,7 @@ def test_whole_seconds_need_no_fraction(seconds: str) -> None:
     assert read.workload_api.denied_grace_seconds == 30.0
 
 
-NO_TEXT = ["3", "1.5", "true", '["a"]', "{}", "2020-01-01"]
 NO_ADDRESS = ['""', '"localhost:1"', '"127.0.0.1"', '"127.0.0.1:65536"', '"x"', "3", "true", "{}"]
-NO_SECONDS = ["-1", "-0.001", "nan", "-nan", "inf", "-inf", "1e400", '"3"', "true", "[]", "{}"]
-NO_SECONDS += ["2020-01-01", "12:00:00", "1" + "0" * 400]
-NO_COUNT = ["0", "-1", "1_000_001", "1.0", "1.5", "nan", "inf", '"1"', "true", "[]", "9" * 400]
-NO_MODE = ['""', '"0666"', '"0660"', '"0602"', '"0700"', '"0610"', '"1644"', '"4600"', '"-1"']
-NO_MODE += ['"0x1a0"', '"0888"', '"rw-r--r--"', "600", "0o600", "true", "[]"]
-# int() reads these; a mode is three or four octal digits and nothing else.
-NO_MODE += ['" 600"', '"600\\n"', '"+600"', '"-0"', '"6_0_0"', '"٦٠٠"']
 BAD_VALUES: dict[str, dict[str, list[str]]] = {
     "workload_api": {
         "socket": [*NO_TEXT, '"/a.sock"', '"unix:a.sock"', '"unix://a"', '"tcp://localhost:1"'],
@@ -145,18 +126,16 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "mode": ['""', '"https"', '"tcp"', '"Stream"', "3", "true", '["stream"]'],
         "host": [*NO_TEXT, '"a b"', '"a/b"', '"http://a"', '"a:b"', '"[::1"', '"a\\r\\nb: c"'],
         "health_path": [*NO_TEXT, '""', '"health"', '"http://a/"', '"/a b"', '"/a#b"', '"/ä"'],
-        "unsafe_remote_backend": ['"true"', "1", "0", '""', "1.0", "[]"],
+        "unsafe_remote_backend": NO_SWITCH,
     },
-    "policy": {"file": [*NO_TEXT, '""', '"a\\u0000b"']},
-    "cert_files": {
-        "directory": [*NO_TEXT, '""', '"a\\u0000b"'],
-        "certificate_mode": NO_MODE,
-        "key_mode": NO_MODE,
-    },
+    "policy": {"file": NO_PATH},
     "connections": {
-        "maximum": NO_COUNT,
-        "maximum_handshakes": NO_COUNT,
+        "maximum": [*NO_COUNT, "0"],
+        "maximum_handshakes": [*NO_COUNT, "0"],
         "drain_seconds": [*NO_SECONDS, "31_536_001"],
+        "expiry_grace_seconds": [*NO_SECONDS, "31_536_001"],
+        "revoked_grace_seconds": [*NO_SECONDS, "31_536_001"],
+        "max_age_seconds": [*NO_SECONDS, "31_536_001"],
     },
     "timeouts": {
         "handshake": [*NO_SECONDS, "0", "0.0", "-0.0", "86401"],
@@ -168,8 +147,8 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
     "limits": {
         "max_head_bytes": ["0", "-1", "1023", "1_048_577", "2048.0", '"2048"', "true", "[]"],
         "max_body_bytes": ["-1", "1.0", "nan", '"1"', "true", "[]", "2_000_000_000_000"],
-        "concurrent_requests": NO_COUNT,
-        "queued_requests": ["-1", "1_000_001", "1.0", '"1"', "true", "[]"],
+        "concurrent_requests": [*NO_COUNT, "0"],
+        "queued_requests": NO_COUNT,
         "queue_seconds": [*NO_SECONDS, "31_536_001"],
     },
     "cors": {
@@ -177,18 +156,15 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "allow_methods": ["3", '"get"', '"GET POST"', '[""]', "{}"],
         "allow_headers": ["3", '"a b"', '"a:"', '[""]', "{}"],
         "expose_headers": ["3", '"a b"', '"a:"', '[""]', "{}"],
-        "allow_credentials": ['"true"', "1", "0", '""', "[]"],
+        "allow_credentials": NO_SWITCH,
         "max_age_seconds": ["-1", "1.5", '"1"', "true", "[]", "31_536_001"],
     },
     "log": {
         "format": ['""', '"JSON"', '"text"', "3", "true"],
         "level": ['""', '"INFO"', '"trace"', '"warn"', "3", "true"],
+        "refusals_per_second": [*NO_SECONDS, "1_000_001"],
     },
 }
-
-
-def _row_id(value: object) -> str:
-    return str(value)[:24].replace("\0", "NUL")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +175,7 @@ def _row_id(value: object) -> str:
         for key, values in keys.items()
         for value in values
     ],
-    ids=_row_id,
+    ids=row_id,
 )
 def test_bad_value_is_refused_and_located(table: str, key: str, value: str) -> None:
     (problem,) = problems(**{table: {key: value}})
@@ -209,7 +185,8 @@ def test_bad_value_is_refused_and_located(table: str, key: str, value: str) -> N
 
 
 def test_every_key_has_bad_values_above() -> None:
-    keys = {name: set(struct.__struct_fields__) for name, struct in TABLES.items()}
+    tables = {name: struct for name, struct in TABLES.items() if name not in OF_FILES}
+    keys = {name: set(struct.__struct_fields__) for name, struct in tables.items()}
     assert {name: set(rows) for name, rows in BAD_VALUES.items()} == keys
 
 
@@ -249,41 +226,63 @@ def test_the_unsafe_switch_does_not_allow_port_0() -> None:
 
 
 @pytest.mark.parametrize(
-    "mode",
-    [
-        pytest.param('"0644"', id="everybody reads"),
-        pytest.param('"0604"', id="others read"),
-        pytest.param('"0044"', id="everybody but the owner reads"),
-    ],
+    ("table", "key"), [("listener", "address"), ("backend", "address"), ("policy", "file")]
 )
-def test_private_key_is_never_readable_by_others(mode: str) -> None:
-    (problem,) = problems(cert_files={"key_mode": mode})
-    assert problem.where == "[cert_files] key_mode"
+def test_key_without_a_default_must_be_there(table: str, key: str) -> None:
+    (problem,) = problems(**{table: dict.fromkeys(NEEDED[table], "")})
+    assert (problem.where, problem.found) == (f"[{table}] {key}", "nothing")
 
 
-@pytest.mark.parametrize(
-    ("table", "keys"),
-    [
-        pytest.param("listener", {"address"}, id="listener"),
-        pytest.param("backend", {"address"}, id="backend"),
-        pytest.param("policy", {"file"}, id="policy"),
-        pytest.param("cert_files", {"directory"}, id="cert_files, when it is there"),
-    ],
-)
-def test_key_without_a_default_must_be_there(table: str, keys: set[str]) -> None:
-    found = problems(**{table: dict.fromkeys(NEEDED[table], "")})
-    assert {problem.where for problem in found} == {f"[{table}] {key}" for key in keys}
-    assert {problem.found for problem in found} == {"nothing"}
-
-
-@pytest.mark.parametrize("table", sorted(REQUIRED))
-def test_required_table_must_be_there(table: str) -> None:
-    text = toml().replace(f"[{table}]", "[log]")
+@pytest.mark.parametrize("table", sorted(SERVES))
+def test_table_of_what_serves_must_be_there(table: str) -> None:
+    text = toml(SERVES).replace(f"[{table}]", "[log]")
     assert f"[{table}]" in [one.where for one in problems_of(text)]
 
 
-def test_empty_file_lacks_three_tables() -> None:
-    assert [one.where for one in problems_of("")] == ["[listener]", "[backend]", "[policy]"]
+@pytest.mark.parametrize("text", ["", '[log]\nlevel = "info"', toml({}, identity_files={})])
+def test_configuration_without_a_purpose_lacks_three_tables(text: str) -> None:
+    found = problems_of(text)
+    assert [one.where for one in found] == ["[listener]", "[backend]", "[policy]"]
+    assert all("[cert_files] alone" in (one.hint or "") for one in found)
+
+
+def test_listener_alone_is_not_told_of_the_helper() -> None:
+    found = problems_of(toml({}, listener={}, cert_files={}))
+    assert [(one.where, one.hint) for one in found] == [("[backend]", None), ("[policy]", None)]
+
+
+def test_files_without_a_listener_are_a_helper() -> None:
+    read = helper()
+    assert not isinstance(read, Config)
+    assert read.cert_files is not None
+    assert read.cert_files.directory == "certs"
+
+
+@pytest.mark.parametrize(
+    "table", ["backend", "policy", "connections", "timeouts", "limits", "cors", "response_headers"]
+)
+def test_helper_has_no_table_of_what_serves(table: str) -> None:
+    (problem,) = problems_of(toml({}, cert_files={}, **{table: {}}))
+    assert (problem.where, problem.found) == (f"[{table}]", "a table of what serves")
+    assert "[listener]" in problem.expected
+
+
+def test_helper_may_have_all_that_is_not_for_serving() -> None:
+    every = {"workload_api", "cert_files", "jwt_svid", "after_rotation", "log"}
+    read = helper(
+        workload_api={"hint": '"h"'},
+        jwt_svid={},
+        after_rotation={"touch": '"t"'},
+        log={"level": '"debug"'},
+    )
+    assert {name for name in read.__struct_fields__ if getattr(read, name)} == every
+
+
+def test_what_serves_may_write_files_as_well() -> None:
+    read = config(cert_files={}, jwt_svid={}, after_rotation={"touch": '"t"'})
+    assert read.cert_files
+    assert [table.file for table in read.jwt_svid] == ["vault.jwt"]
+    assert [table.name for table in read.after_rotation] == ["nginx"]
 
 
 @pytest.mark.parametrize(
@@ -329,7 +328,7 @@ def test_unknown_table_comes_with_the_nearest_known_one(table: str, hint: str | 
 )
 def test_table_that_is_none_is_refused(text: str) -> None:
     after = text.startswith("[")
-    (problem,) = problems_of(toml() + text if after else f"{text}\n{toml()}")
+    (problem,) = problems_of(toml(SERVES) + text if after else f"{text}\n{toml(SERVES)}")
     assert (problem.where, problem.expected) == ("[log]", "a table")
 
 
@@ -339,7 +338,9 @@ def test_problems_of_all_tables_are_told_at_once() -> None:
         listener={"address": '["a", "b"]'},
         backend={"address": '"10.0.0.1:1"'},
         policy={"file": "3"},
-        cert_files={"key_mode": '"0777"'},
+        cert_files={"key_mode": '"0777"', "bundle": '"svid.pem"'},
+        jwt_svid={"audience": ""},
+        after_rotation={},
         timeouts={"handshake": "0", "zzz": "1"},
         nonsense={},
     )
@@ -353,7 +354,10 @@ def test_problems_of_all_tables_are_told_at_once() -> None:
         "[cert_files] key_mode",
         "[timeouts]",
         "[timeouts] handshake",
+        "[[jwt_svid]] #1 audience",
         "[backend] address",
+        "[cert_files] bundle",
+        "[[after_rotation]] #1",
     ]
 
 

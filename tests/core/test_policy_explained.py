@@ -50,7 +50,9 @@ def config(more: str = "", mode: str = "http") -> Config:
         '[listener]\naddress = "127.0.0.1:0"\n[policy]\nfile = "p"\n'
         f'[backend]\naddress = "127.0.0.1:11434"\nmode = "{mode}"\n{more}'
     )
-    return parse_config(text, "sidecar.toml")
+    read = parse_config(text, "sidecar.toml")
+    assert isinstance(read, Config)
+    return read
 
 
 def asked(request: str, peer: str = TRAEFIK, policy: str = POLICY, more: str = "") -> Explanation:

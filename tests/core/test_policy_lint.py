@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.config import parse_config
+from sidecar.core.config import Config, parse_config
 from sidecar.core.endpoint import METHODS, BadPathError, Endpoint, RequestPath
 from sidecar.core.policy import PeerPattern, Policy, Rule
 from sidecar.core.policy_file import Mode, parse_policy
@@ -336,6 +336,7 @@ address = "127.0.0.1:11434"
 def beside(config: str, policy: str) -> list[str]:
     """The first words of each warning about a policy beside a configuration."""
     known = parse_config(CONFIG + config, "sidecar.toml")
+    assert isinstance(known, Config)
     read = parse_policy(policy, "policy.toml", known.backend.mode)
     return [" ".join(one.text.split()[:2]) for one in policy_warnings(read, known)]
 

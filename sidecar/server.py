@@ -1,0 +1,140 @@
+"""What serves: listener, connections, backend, and all that they share, made of one configuration.
+
+Part of the supervisor's layer, and apart from it because a sidecar in helper mode has none of
+this. The supervisor starts its tasks and ends it; `apply` hands a changed configuration to those
+who hold its parts.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from sidecar.adapters.current_policy import CurrentPolicy
+from sidecar.adapters.lifelines import Lifelines
+from sidecar.adapters.listener import Slots, accept_forever, bind, listen
+from sidecar.adapters.relay import Relay
+from sidecar.adapters.service_manager import Notifier, inherited
+from sidecar.adapters.tls import CurrentIdentity
+from sidecar.connection import Mode, Service, serve
+from sidecar.core.address import Inherited
+from sidecar.core.checked import Checked, Serving
+from sidecar.core.config import Config
+from sidecar.core.errors import ListenError
+from sidecar.http_mode import HttpMode
+from sidecar.lifekeeper import LifeKeeper
+from sidecar.reloader import ConfigInForce, Followed, followed_config, followed_policy
+from sidecar.stream_mode import StreamMode
+
+log = structlog.get_logger()
+
+# Descriptors beside those of connections: sockets of the agent, log, gRPC, files.
+_SPARE_DESCRIPTORS = 128
+_OPEN_MAX = 10240
+
+
+class Server:
+    """One serving sidecar; binds at once, listens when there is an identity."""
+
+    def __init__(self, checked: Checked, serving: Serving, current: CurrentIdentity) -> None:
+        config = serving.config
+        raise_descriptor_limit(config)
+        self.in_force = ConfigInForce(config, self.apply)
+        self.current = current
+        self.policy = CurrentPolicy(serving.policy)
+        self.slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
+        self.relay = Relay(config.timeouts.between_bytes)
+        self.lifelines = Lifelines()
+        self.keeper = LifeKeeper(self.lifelines, current, self.policy, config.connections)
+        self.mode = self._made_mode(config)
+        self.service = Service(current, self.slots, config.timeouts.handshake, self.mode)
+        self.files: list[Followed] = [
+            followed_config(Path(checked.file), checked.text, self.in_force),
+            followed_policy(
+                Path(checked.directory, config.policy.file),
+                serving.policy_text,
+                self.policy,
+                self.in_force,
+            ),
+        ]
+        self.ending = trio.Event()
+        self._sockets = _sockets(config)
+
+    def _made_mode(self, config: Config) -> Mode:
+        policy, slots, relay, lifelines = self.policy, self.slots, self.relay, self.lifelines
+        if config.backend.mode == "http":
+            return HttpMode(config, self.current, policy, slots, relay, lifelines=lifelines)
+        return StreamMode(config, policy, slots, relay, lifelines=lifelines)
+
+    def apply(self, config: Config) -> None:
+        """Go on with another configuration; no connection ends because of it."""
+        connections = config.connections
+        self.slots.resize(connections.maximum, connections.maximum_handshakes)
+        self.relay.silence_seconds = config.timeouts.between_bytes
+        self.service.handshake_seconds = config.timeouts.handshake
+        self.current.denied_grace_seconds = config.workload_api.denied_grace_seconds
+        self.keeper.settings_changed(connections)
+        self.mode.apply(config)
+        raise_descriptor_limit(config)
+
+    async def accept(self, connections: trio.Nursery, manager: Notifier) -> None:
+        """Listen as soon as there is an identity, and serve peers in `connections`, for ever."""
+        while self.current.identity is None:
+            await self.current.changed.wait()
+        listening = listen(self._sockets)
+        log.info("ready", listening=listening)
+        reason = manager.ready(f"serving on {', '.join(listening)}")
+        if reason:
+            log.warning("service manager not told", reason=reason)
+        async with trio.open_nursery() as accepting:
+            for sock in self._sockets:
+                handler = partial(serve, service=self.service)
+                accepting.start_soon(accept_forever, sock, handler, connections)
+
+    def drain(self) -> None:
+        """Let no connection wait for more to do, and nothing change any more."""
+        self.ending.set()
+        self.mode.drain()
+
+    def close(self) -> None:
+        """Stop listening."""
+        for sock in self._sockets:
+            sock.close()
+
+
+def _sockets(config: Config) -> list[socket.socket]:
+    """Bind what is ours to bind, and take what the service manager has bound."""
+    addresses = config.listener.address
+    sockets = bind([one for one in addresses if not isinstance(one, Inherited)])
+    for address in addresses:
+        if isinstance(address, Inherited):
+            sockets += inherited(address.manager)
+    for sock in sockets:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            hint = "peers come over the network: ListenStream=0.0.0.0:6701, say"
+            raise ListenError(f"cannot serve on {sock.getsockname()!r}: it is no TCP socket", hint)
+    return sockets
+
+
+def raise_descriptor_limit(config: Config) -> None:
+    """Make room for two descriptors a connection; macOS begins with 256, Linux with 1024."""
+    table = config.connections
+    needed = 2 * table.maximum + table.maximum_handshakes + _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    # macOS says "infinity" and takes no more than OPEN_MAX.
+    for wanted in (needed if hard == resource.RLIM_INFINITY else min(needed, hard), _OPEN_MAX):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            continue
+        soft = wanted
+        break
+    if soft < needed:
+        log.warning("descriptor limit is low", limit=soft, needed=needed)
