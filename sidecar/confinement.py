@@ -77,7 +77,9 @@ def _folders(file: Path) -> Iterator[Path]:
 def _written(checked: Checked) -> Iterator[Path]:
     table = checked.config.cert_files
     if table is not None:
-        yield Path(checked.directory, table.directory)
+        directory = Path(checked.directory, table.directory)
+        # Where it could not be made it is made later, when what is in the way has been removed.
+        yield next(folder for folder in (directory, *directory.parents) if folder.is_dir())
 
 
 def _existing(folders: Iterator[Path]) -> list[Path]:

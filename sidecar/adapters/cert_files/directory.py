@@ -24,7 +24,10 @@ _LOCK = ".lock"
 # Of a file system without locks, such as some network mounts: there, nobody is kept out.
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 _IN_THE_WAY = "something that is no file of ours is in the way there: move it"
-_RIGHTS = "what was published before stays; who owns the folder, and may this account write there?"
+_RIGHTS = (
+    "what was published before stays; may this account write there? A folder that was replaced "
+    "while we run is out of our [sandbox]: restart"
+)
 _FULL = "what was published before stays; make room on the disk"
 _HINTS = {
     errno.EISDIR: _IN_THE_WAY,
