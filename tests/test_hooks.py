@@ -56,11 +56,11 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
     return capture.entries  # type: ignore[return-value]
 
 
-def publication(number: int = 1, kind: Kind = "x509") -> Publication:
+def publication(number: int = 1, kind: Kind = "x509", file: str = "svid") -> Publication:
     return Publication(
         kind=kind,
         directory="/certs",
-        files={"certificate": "/certs/svid.pem"},
+        files={"file": f"/certs/{file}"},
         spiffe_id="spiffe://example.org/a",
         expires=datetime(2030, 1, 1, tzinfo=UTC),
         generation=f"generation-{number}",
@@ -89,8 +89,8 @@ class Story:
         self.folder, self.lines = folder, lines
         self.hooks = Hooks(hooks, folder)
 
-    def tell(self, number: int = 1, kind: Kind = "x509") -> None:
-        self.hooks.tell(publication(number, kind))
+    def tell(self, number: int = 1, kind: Kind = "x509", file: str = "svid") -> None:
+        self.hooks.tell(publication(number, kind, file))
 
     def said(self, event: str) -> list[Line]:
         return [line for line in self.lines if line["event"] == event]
@@ -244,6 +244,20 @@ async def test_hook_for_both_kinds_is_done_once_for_the_newest_of_each(
         story.tell(number, kind)  # type: ignore[arg-type]
     await story.until_said(DONE, 2)
     assert {line["output"] for line in story.lines} == {"x509 generation-3", "jwt generation-4"}
+    await nothing_happens(story)
+
+
+async def test_each_of_several_files_of_a_kind_is_done_for_its_newest(
+    begin: Begin, mock_clock: MockClock
+) -> None:
+    story = begin(Hook("x", shell('echo "$SPIFFE_SIDECAR_FILE $SPIFFE_SIDECAR_GENERATION"'), JWT))
+    for number, file in enumerate(("vault.jwt", "nats.jwt", "vault.jwt"), start=1):
+        story.tell(number, "jwt", file)
+    await story.until_said(DONE, 2)
+    assert {line["output"] for line in story.lines} == {
+        "/certs/vault.jwt generation-3",
+        "/certs/nats.jwt generation-2",
+    }
     await nothing_happens(story)
 
 

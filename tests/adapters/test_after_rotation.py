@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -574,20 +575,23 @@ async def test_cancellation_at_any_time_leaves_no_process(
 ) -> None:
     command = script("sleep()")
 
-    async def cancel_after(turns: int, scope: trio.CancelScope) -> None:
+    async def cancel_after(turns: int, processes: int, scope: trio.CancelScope) -> None:
+        await until(lambda: len(started) >= processes, "the start")
         for _ in range(turns):
             await trio.lowlevel.checkpoint()
         scope.cancel()
 
-    for turns in (0, 1, 2, 3, 5, 8, 13, 21, 50, 100, 200, 500, 1000):
+    all_turns = (0, 1, 2, 3, 5, 8, 13, 21, 50, 100, 200, 500, 1000)
+    for turns, is_started in itertools.product(all_turns, (False, True)):
+        processes = len(started) + 1 if is_started else 0
         async with trio.open_nursery() as nursery:
             with trio.CancelScope() as scope:
-                nursery.start_soon(cancel_after, turns, scope)
+                nursery.start_soon(cancel_after, turns, processes, scope)
                 await run(command.action(), tmp_path)
         assert scope.cancelled_caught
         assert all_are_reaped(started)
         assert not command.lives
-    assert started
+    assert len(started) >= len(all_turns)
 
 
 # ----- A signal
@@ -683,11 +687,18 @@ async def test_twin_is_chosen_by_the_system(program: Program, tmp_path: Path) ->
 
 
 @within(60)
-@pytest.mark.parametrize("padding", ["{}", "{}\n", "  {}\r\n", "\t{} \n\n"])
-async def test_white_space_around_the_number_is_no_matter(
-    program: Program, tmp_path: Path, padding: str
-) -> None:
-    program.write(padding.format(program.pid))
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("{}", id="number alone"),
+        pytest.param("{}\n", id="line"),
+        pytest.param("  {}\r\n", id="padded"),
+        pytest.param("\t{} \n\n", id="empty line below"),
+        pytest.param("{}\n/var/lib/data\n-1\n1\n" + "x" * 5000, id="PostgreSQL's lines below"),
+    ],
+)
+async def test_number_is_alone_in_its_line(program: Program, tmp_path: Path, content: str) -> None:
+    program.write(content.format(program.pid))
     await perform(reload(program), {}, tmp_path)
     assert await trio.to_thread.run_sync(program.next) == "SIGHUP"
 
@@ -717,7 +728,8 @@ async def test_pid_file_is_read_each_time(program: Program, tmp_path: Path) -> N
         pytest.param("{pid}.0", id="fraction"),
         pytest.param("1_000", id="underscore"),
         pytest.param("{pid} {pid}", id="two numbers"),
-        pytest.param("{pid}\nsocket\n", id="second line"),
+        pytest.param("name\n{pid}\n", id="number in the second line"),
+        pytest.param("\n" * 62 + "{pid}", id="number that is cut off"),
         pytest.param("pid: {pid}", id="word"),
         pytest.param("{pid}\0", id="NUL"),
         pytest.param("{pid}" + " " * 5000, id="too long"),

@@ -90,10 +90,11 @@ def read_pid_file(path: Path) -> PidFile:
 
 def _pid(content: bytes, path: Path) -> int:
     """Give the number; a negative one or 0 would be a whole group of processes."""
-    # PostgreSQL writes more lines below.
-    line = content.lstrip().partition(b"\n")[0]
+    # PostgreSQL writes more lines below. A number that was cut off would be another process's.
+    line, newline, _ = content.lstrip().partition(b"\n")
+    whole = newline or len(content) <= _MAX_BYTES
     match = _NUMBER.fullmatch(line)
-    if not match or len(line) > _MAX_BYTES or int(match[1]) > _MAX_PID:
+    if not match or not whole or int(match[1]) > _MAX_PID:
         shown = _HARMLESS.fullmatch(content)
         found = repr(content.decode()) if shown else "something else" if content else "nothing"
         raise HookError(f"{path}: found {found}, expected the number of one process", _STALE)
