@@ -126,6 +126,43 @@ def fetch_command(config_file: Path, wait: float, after_rotation: bool) -> None:
             click.echo(f"  {name}: {path}")
 
 
+@main.command("status")
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="The JSON of /status, as it came.")
+@click.option("--watch", is_flag=True, help="A screen that shows it anew every second.")
+def status_command(config_file: Path, as_json: bool, watch: bool) -> None:
+    """Show how the running daemon is.
+
+    Exit status 0: ready; 1: not ready, or no answer.
+    """
+    if as_json and watch:
+        raise click.UsageError("--json and --watch are two things: one answer, or a screen")
+    # Here and not above: a daemon has no use for the screen.
+    from rich.console import Console  # noqa: PLC0415
+
+    from sidecar.operations.status import (  # noqa: PLC0415
+        admin_address,
+        ask,
+        show_status,
+        watch_status,
+    )
+
+    try:
+        address = admin_address(config_file)
+        if as_json:
+            answer = ask(address)
+            click.echo(answer.data, nl=False)
+            sys.exit(0 if answer.report.ready else 1)
+        show = watch_status if watch else show_status
+        sys.exit(0 if show(address, Console()) else 1)
+    except ConfigError as exc:
+        _fail(exc, EX_CONFIG)
+    except SidecarError as exc:
+        _fail(exc, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 @main.command("explain")
 @_config_option
 @click.option("--peer", metavar="ID", help="The peer's SPIFFE ID.")

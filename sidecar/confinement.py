@@ -19,7 +19,7 @@ from sidecar.adapters.cert_files import CertFiles
 from sidecar.adapters.sandbox import Confinement, confine, python_needs
 from sidecar.core.address import Inherited
 from sidecar.core.checked import Checked
-from sidecar.core.config import Config
+from sidecar.core.config import Config, HelperConfig
 from sidecar.core.errors import CertFilesError
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ def confine_daemon(checked: Checked) -> Confinement:
         needs,
         read=(*needs.read, *_existing(_read(checked))),
         write=(*needs.write, *_existing(_written(checked))),
-        listen=_ports(checked.config) if isinstance(checked.config, Config) else (),
+        listen=tuple(_ports(checked.config)),
     )
     return confine(allowed)
 
@@ -81,14 +81,22 @@ def _written(checked: Checked) -> Iterator[Path]:
         # Where it could not be made it is made later, when what is in the way has been removed.
         yield next(folder for folder in (directory, *directory.parents) if folder.is_dir())
 
+    admin = checked.config.admin
+    if admin is not None and admin.address.ip is None:
+        yield Path(admin.address.path).parent
+
 
 def _existing(folders: Iterator[Path]) -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if folder.exists()]
 
 
-def _ports(config: Config) -> tuple[int, ...]:
-    addresses = config.listener.address
-    return tuple(one.port for one in addresses if not isinstance(one, Inherited))
+def _ports(config: HelperConfig) -> Iterator[int]:
+    if isinstance(config, Config):
+        for address in config.listener.address:
+            if not isinstance(address, Inherited):
+                yield address.port
+    if config.admin is not None and config.admin.address.ip is not None:
+        yield config.admin.address.port
 
 
 def tell_confinement(confinement: Confinement) -> None:

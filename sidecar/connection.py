@@ -19,9 +19,17 @@ import structlog
 
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.listener import Slots, drain_unread
-from sidecar.adapters.tls import CurrentIdentity, HandshakeError, TlsStream, handshake
+from sidecar.adapters.tls import (
+    CurrentIdentity,
+    HandshakeError,
+    ServerIdentity,
+    TlsStream,
+    handshake,
+)
 from sidecar.core.config import Config
 from sidecar.core.errors import PeerError
+from sidecar.core.handshake_result import HandshakeResult
+from sidecar.core.ledger import Ledger
 
 log = structlog.get_logger()
 
@@ -71,39 +79,46 @@ async def _serve(sock: socket.socket, address: str, service: Service) -> None:
 
 async def _handshake(sock: socket.socket, address: str, service: Service) -> TlsStream | None:
     """Take the peer in; None, and a line in the log, when it is refused."""
-    identity = service.current.serving(read_clocks())  # once: a rotation changes no connection
-    if identity is None:
-        log.warning("peer refused", address=address, reason="no identity to serve with")
-        return None
-    peer = None
+    refused = None
     with service.slots.handshake() as slot:
         try:
+            identity = _identity(service.current)  # once: a rotation changes no connection
             peer = await handshake(sock, identity, service.handshake_seconds)
-        except HandshakeError as exc:
-            log.warning("peer refused", address=address, claimed=exc.claimed, reason=exc.message)
-            return None
-    if slot.cancelled_caught:
-        reason = "too many handshakes, this was the oldest"
-        log.warning("peer refused", address=address, reason=reason)
-    if peer is not None and (reason := _no_longer(peer, service.current)):
-        claimed = str(peer.peer)
-        log.warning("peer refused", address=address, claimed=claimed, reason=reason)
-        return None
-    return peer
-
-
-def _no_longer(peer: TlsStream, current: CurrentIdentity) -> str:
-    """Say what has changed during the handshake that speaks against the peer now."""
-    clocks = read_clocks()
-    identity = current.serving(clocks)
-    if identity is None:
-        return "no identity to serve with"
-    if identity is not peer.identity:
-        try:
-            peer.prove_again(identity, clocks.wall)
+            _prove_again(peer, service.current)
         except PeerError as exc:
-            return exc.message
-    return ""
+            refused = exc
+    if slot.cancelled_caught:
+        text = "too many handshakes, this was the oldest"
+        refused = PeerError(text, result=HandshakeResult.DISPLACED)
+    if refused is None:
+        service.current.ledger.handshake(HandshakeResult.ACCEPTED)
+        return peer
+    _tell(refused, address, service.current.ledger)
+    return None
+
+
+def _identity(current: CurrentIdentity) -> ServerIdentity:
+    """Give what is served with now, or raise `PeerError`."""
+    identity = current.serving(read_clocks())
+    if identity is None:
+        raise PeerError("no identity to serve with", result=HandshakeResult.NO_IDENTITY)
+    return identity
+
+
+def _prove_again(peer: TlsStream, current: CurrentIdentity) -> None:
+    """Hold the peer against what has changed during its handshake."""
+    identity = _identity(current)
+    if identity is not peer.identity:
+        peer.prove_again(identity, read_clocks().wall)
+
+
+def _tell(refused: PeerError, address: str, ledger: Ledger) -> None:
+    """Count and log that a peer did not get in."""
+    ledger.handshake(HandshakeResult(refused.result))
+    claimed = refused.claimed if isinstance(refused, HandshakeError) else None
+    ledger.refused(read_clocks().wall, address, claimed or "", refused.message)
+    said = {"claimed": claimed} if claimed else {}
+    log.warning("peer refused", address=address, **said, reason=refused.message)
 
 
 async def _farewell(sock: socket.socket, peer: TlsStream | None) -> None:

@@ -58,6 +58,7 @@ async def keep_files(
         except CertFilesError as exc:
             delay = _AGAIN.delay(failures, random.uniform(0.5, 1.0))
             failures += 1
+            current.ledger.files_failed(read_clocks().wall, exc.message)
             log.error(
                 "certificate files not published",
                 reason=exc.message,
@@ -67,6 +68,7 @@ async def keep_files(
             await _another(current, identity, delay)
             continue
         failures = 0
+        current.ledger.files_published(read_clocks().wall, generation, is_new=is_new)
         # Of one that an attempt before this one published, and then failed, nobody knows yet.
         if is_new or generation != told:
             say = log.info if is_new or told else log.debug

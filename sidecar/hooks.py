@@ -13,7 +13,7 @@ once, and of what came while an action was running only the newest is done.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -90,7 +90,13 @@ class _Agenda:
 class Hooks:
     """All hooks of a configuration, whose relative paths begin in `directory`."""
 
-    def __init__(self, hooks: Sequence[Hook], directory: Path | str) -> None:
+    def __init__(
+        self,
+        hooks: Sequence[Hook],
+        directory: Path | str,
+        on_result: Callable[[HookResult], None] = lambda _: None,
+    ) -> None:
+        self._on_result = on_result
         self._directory = Path(directory)
         self._agendas = [_Agenda(hook) for hook in hooks]
         self._results: dict[str, HookResult] = {}
@@ -144,6 +150,7 @@ class Hooks:
             agenda.done(due)
             _say_done(result, done)
         self._results[hook.name] = result
+        self._on_result(result)
 
 
 def _result(hook: Hook, due: _Due, began: Clocks, reason: str = "") -> HookResult:

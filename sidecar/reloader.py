@@ -11,17 +11,19 @@ is for the next decision, a configuration for the next connection.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 import trio
 
+from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.file_changes import FileChanges
 from sidecar.adapters.service_manager import Notifier
 from sidecar.core.config import Config, parse_config
 from sidecar.core.errors import WatchError
+from sidecar.core.ledger import Ledger
 from sidecar.core.policy import Policy
 from sidecar.core.policy_file import parse_policy
 from sidecar.core.policy_lint import policy_warnings
@@ -45,6 +47,7 @@ class Followed:
     take: Take
     text: str | None = None
     problems: tuple[str, ...] = ()
+    on_refused: Callable[[Sequence[str]], None] = lambda _: None
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class ConfigInForce:
 
     config: Config
     apply: Callable[[Config], None]
+    ledger: Ledger = field(default_factory=lambda: Ledger(read_clocks().wall))
     needs_restart: tuple[str, ...] = ()
 
 
@@ -91,9 +95,13 @@ def followed_policy(path: Path, text: str, current: CurrentPolicy, of: ConfigInF
         current.replace(policy)
         allow, deny = len(policy.allow), len(policy.deny)
         log.info("policy loaded", allow=allow, deny=deny, asked_by=asked_by)
+        of.ledger.policy_loaded(read_clocks().wall, [rule.name for rule in policy.allow])
         await warn(policy, of.config)
 
-    return Followed("policy", path, take, text)
+    def refused(problems: Sequence[str]) -> None:
+        of.ledger.policy_refused(read_clocks().wall, problems)
+
+    return Followed("policy", path, take, text, on_refused=refused)
 
 
 def followed_config(path: Path, text: str, of: ConfigInForce) -> Followed:
@@ -168,4 +176,5 @@ async def _reload(file: Followed, asked_by: str) -> bool:
 
 def _keep(file: Followed, asked_by: str, problems: list[str]) -> None:
     file.problems = tuple(problems)
+    file.on_refused(problems)
     log.error(f"{file.what} refused, the old one stays", asked_by=asked_by, problems=problems)

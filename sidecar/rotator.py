@@ -139,6 +139,7 @@ def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> b
         log.debug("identity confirmed", serial=svid.serial)
         return True
     current.replace(identity, standing)
+    current.ledger.rotated(clocks.wall)
     notes = list(update.notes)
     unreadable = update.bundles.keys() - identity.bundles.keys()
     notes += [f"OpenSSL cannot read the bundle of {one}" for one in sorted(unreadable)]
@@ -158,6 +159,7 @@ def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> b
 def _discarded(reason: str, current: CurrentIdentity) -> None:
     """Keep what we have; the stream is alive all the same (Workload API 4.5, Mandatory Fields)."""
     log.warning("update discarded", reason=reason, kept=current.identity is not None)
+    current.ledger.update_discarded(read_clocks().wall, reason)
     current.replace(current.identity, replace(current.standing, connected=True, reason=reason))
 
 
@@ -206,6 +208,7 @@ async def watch_state(current: CurrentIdentity) -> None:
         if (state, serving) != (known, was_serving):
             say = log.info if state is IdentityState.READY else log.warning
             say("state changed", state=str(state), before=str(known), serving=serving)
+            current.ledger.state_changed(state, clocks.wall)
             known, was_serving = state, serving
         left = current.standing.seconds_to_change(clocks, current.denied_grace_seconds)
         with trio.move_on_after(min(left, _CLOCK_CHECK_SECONDS)):

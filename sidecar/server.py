@@ -44,8 +44,11 @@ class Server:
     def __init__(self, checked: Checked, serving: Serving, current: CurrentIdentity) -> None:
         config = serving.config
         raise_descriptor_limit(config)
-        self.in_force = ConfigInForce(config, self.apply)
+        self.in_force = ConfigInForce(config, self.apply, current.ledger)
         self.current = current
+        current.ledger.policy_loaded(
+            current.ledger.started_at, [rule.name for rule in serving.policy.allow]
+        )
         self.policy = CurrentPolicy(serving.policy)
         self.slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
         self.relay = Relay(config.timeouts.between_bytes)
@@ -66,10 +69,13 @@ class Server:
         self._sockets = _sockets(config)
 
     def _made_mode(self, config: Config) -> Mode:
-        policy, slots, relay, lifelines = self.policy, self.slots, self.relay, self.lifelines
+        policy, slots, relay = self.policy, self.slots, self.relay
+        lifelines, ledger = self.lifelines, self.current.ledger
         if config.backend.mode == "http":
-            return HttpMode(config, self.current, policy, slots, relay, lifelines=lifelines)
-        return StreamMode(config, policy, slots, relay, lifelines=lifelines)
+            return HttpMode(
+                config, self.current, policy, slots, relay, lifelines=lifelines, ledger=ledger
+            )
+        return StreamMode(config, policy, slots, relay, lifelines=lifelines, ledger=ledger)
 
     def apply(self, config: Config) -> None:
         """Go on with another configuration; no connection ends because of it."""
@@ -87,6 +93,7 @@ class Server:
         while self.current.identity is None:
             await self.current.changed.wait()
         listening = listen(self._sockets)
+        self.current.ledger.listens(listening)
         log.info("ready", listening=listening)
         reason = manager.ready(f"serving on {', '.join(listening)}")
         if reason:
@@ -99,6 +106,7 @@ class Server:
     def drain(self) -> None:
         """Let no connection wait for more to do, and nothing change any more."""
         self.ending.set()
+        self.current.ledger.drain_began()
         self.mode.drain()
 
     def close(self) -> None:

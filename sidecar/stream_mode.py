@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from sidecar.adapters import backend
+from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifeline, Lifelines
 from sidecar.adapters.listener import Slots, drain_unread
@@ -22,6 +23,7 @@ from sidecar.adapters.relay import Relay, Traffic
 from sidecar.adapters.tls import TlsStream
 from sidecar.core.config import Config
 from sidecar.core.errors import BackendError
+from sidecar.core.ledger import Ledger
 from sidecar.core.policy import Decision
 
 log = structlog.get_logger()
@@ -38,8 +40,9 @@ class StreamMode:
         relay: Relay,
         *,
         lifelines: Lifelines,
+        ledger: Ledger,
     ) -> None:
-        self._config = config
+        self._config, self._ledger = config, ledger
         self._policy, self._slots, self._relay = policy, slots, relay
         self._lifelines = lifelines
 
@@ -49,6 +52,8 @@ class StreamMode:
         decision = self._policy.policy.decide(peer.peer)
         if not decision.allowed:
             log.warning("peer refused", **who, rule=decision.rule, reason=decision.reason)
+            self._ledger.denied("peer_not_admitted")
+            self._ledger.refused(read_clocks().wall, address, peer.peer, decision.reason)
             return False
         with self._slots.connection() as free:
             if free:
@@ -56,6 +61,7 @@ class StreamMode:
                     return await self._forward(peer, who, decision, lifeline)
                 return True  # it was cut
         log.warning("peer refused", **who, reason="too many connections")
+        self._ledger.denied("too_many_connections")
         return False
 
     def apply(self, config: Config) -> None:
@@ -70,10 +76,13 @@ class StreamMode:
     ) -> bool:
         """Connect to the backend, only now, and relay until the end; False without a backend."""
         started, traffic = trio.current_time(), Traffic()
+        counts = self._ledger.connected(peer.peer, read_clocks().wall)
         over = True
         try:
             over = await self._move(peer, who, traffic)
         finally:
+            self._ledger.moved(counts, traffic.received, traffic.sent)
+            self._ledger.disconnected(counts, read_clocks().wall)
             if over:
                 log.info(
                     "connection closed",

@@ -11,14 +11,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
 import trio
 
+from sidecar.adapters.admin import bind_admin, serve_admin
 from sidecar.adapters.cert_files import CertFiles
 from sidecar.adapters.service_manager import Notifier, notifier
 from sidecar.adapters.tls import CurrentIdentity
+from sidecar.admin_pages import AdminPages
 from sidecar.core.after_rotation import hook
 from sidecar.core.checked import Checked
 from sidecar.file_keeper import keep_files
@@ -39,16 +42,25 @@ async def run(checked: Checked) -> None:
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGHUP) as hangups,
         trio.open_signal_receiver(signal.SIGUSR1) as wishes,
+        ExitStack() as closing,
     ):
+        on_result = current.ledger.hook_done
+        tables = checked.config.after_rotation
+        hooks = Hooks([hook(one) for one in tables], checked.directory, on_result)
+        server = Server(checked, checked.serving, current) if checked.serving else None
+        pages = AdminPages(checked, current, hooks, server).pages()
+        admin = checked.config.admin
+        visitors = [closing.enter_context(bind_admin(admin.address))] if admin else []
         async with trio.open_nursery() as daemon:
+            daemon.start_soon(serve_admin, visitors, pages)
             daemon.start_soon(_fetch_when_asked, wishes, current)
             daemon.start_soon(_watchdog, manager)
-            if checked.serving:
-                server = Server(checked, checked.serving, current)
+            daemon.start_soon(_identity, checked, current, hooks)
+            if server:
                 await _serve(checked, server, manager, signals, hangups)
             else:
                 log.info("starting", pid=os.getpid(), identity=_origin(checked), mode="helper")
-                await _help(checked, current, manager, signals)
+                await _help(current, manager, signals)
             daemon.cancel_scope.cancel()
     manager.close()
     log.info("stopped")
@@ -72,12 +84,9 @@ async def _ready_with_identity(current: CurrentIdentity, manager: Notifier) -> N
     manager.ready(f"keeping files of {current.identity.svid.spiffe_id}")
 
 
-async def _help(
-    checked: Checked, current: CurrentIdentity, manager: Notifier, signals: AsyncIterator[int]
-) -> None:
+async def _help(current: CurrentIdentity, manager: Notifier, signals: AsyncIterator[int]) -> None:
     """Keep files until a signal; nothing is running that could be cut."""
     async with trio.open_nursery() as daemon:
-        daemon.start_soon(_identity, checked, current)
         daemon.start_soon(_ready_with_identity, current, manager)
         log.info("stopping", signal=signal.Signals(await anext(signals)).name)
         manager.stopping()
@@ -103,7 +112,6 @@ async def _serve(
         daemon.start_soon(server.keeper.run)
         daemon.start_soon(warn, server.policy.policy, config)
         daemon.start_soon(follow_files, server.files, hangups, server.ending, manager)
-        daemon.start_soon(_identity, checked, server.current)
         async with trio.open_nursery() as connections:
             door = trio.CancelScope()
             daemon.start_soon(_stop_on_signal, signals, server, manager, door, connections)
@@ -119,7 +127,7 @@ def _origin(checked: Checked) -> str:
     return files.certificate if files else str(checked.endpoint)
 
 
-async def _identity(checked: Checked, current: CurrentIdentity) -> None:
+async def _identity(checked: Checked, current: CurrentIdentity, hooks: Hooks) -> None:
     """Run what keeps the identity: its source, the state's log, the files."""
     rules = identity_rules(checked.config)
     async with trio.open_nursery() as nursery:
@@ -127,7 +135,6 @@ async def _identity(checked: Checked, current: CurrentIdentity) -> None:
         nursery.start_soon(watch_state, current)
         table = checked.config.cert_files
         if table is not None:
-            hooks = Hooks([hook(one) for one in checked.config.after_rotation], checked.directory)
             folder = Path(checked.directory, table.directory)
             files = CertFiles(folder, table.owner, table.group)
             nursery.start_soon(hooks.run)

@@ -114,6 +114,7 @@ class Connection:
 
     lifeline: Lifeline
     peer: FakePeer
+    leaves_at_end: bool = False
     ended_at: float | None = None
     cut_at: float | None = None
     leave: trio.Event = field(default_factory=trio.Event)
@@ -174,11 +175,15 @@ class Story:
         *,
         request: tuple[str, str] | None = None,
         is_idle: bool = False,
+        is_queued: bool = False,
     ) -> Connection:
-        """Begin a stream, or a connection of mode `http`; it is not judged yet."""
-        peer, is_stream = peer or self.peer(), request is None and not is_idle
+        """Begin a stream, or a connection of mode `http`; it is not judged yet.
+
+        One that is idle leaves when it is told to end; a request that is queued has to wait.
+        """
+        peer, is_stream = peer or self.peer(), not (request or is_idle or is_queued)
         connection: Connection = await self.nursery.start(self._serve, peer, is_stream)
-        connection.lifeline.request = request
+        connection.leaves_at_end, connection.lifeline.request = is_idle, request
         return connection
 
     async def _serve(
@@ -187,7 +192,7 @@ class Story:
         def on_end() -> None:
             assert connection.ended_at is None, "told twice"
             connection.ended_at = trio.current_time()
-            if not is_stream and lifeline.request is None:
+            if connection.leaves_at_end and lifeline.request is None:
                 connection.leave.set()
 
         with self.lifelines.watch(peer, on_end, is_one_answer=is_stream) as lifeline:
@@ -377,6 +382,42 @@ async def test_request_that_ends_within_its_grace_is_not_cut_after_it(
     await trio.sleep(HOUR)
     assert connection.ended_at is not None
     assert connection.cut_at is None
+
+
+async def test_request_that_is_queued_is_not_cut_but_when_it_runs(
+    begin: Begin, autojump_clock: MockClock
+) -> None:
+    """Whether it runs, admission decides, when its turn has come."""
+    story = begin()
+    connections = [await story.connect(is_queued=True) for _ in range(3)]
+    await story.rest()
+    story.policy.replace(WITHOUT_US)
+    await trio.sleep(1)
+    assert [one.cut_at for one in connections] == [None] * 3
+    assert [one.lifeline.ended for one in connections] == ["no allow rule names this peer"] * 3
+    story.policy.replace(ALL)
+    for one in connections[:2]:
+        one.lifeline.request = ("GET", "/v1/x")
+    await trio.sleep(1)
+    story.policy.replace(WITHOUT_US)
+    await story.rest()
+    assert [one.cut_at is not None for one in connections] == [True, True, False]
+
+
+async def test_request_that_was_queued_over_its_ending_is_cut_in_time_once_it_runs(
+    begin: Begin, autojump_clock: MockClock
+) -> None:
+    story = begin()
+    story.serve_with(story.identity, denied_at=trio.current_time() - 60)
+    connection = await story.connect(story.peer(life=100), is_queued=True)
+    await trio.sleep(1)
+    assert connection.ended_at == 0
+    story.serve_with(story.identity)
+    connection.lifeline.request = ("GET", "/v1/x")
+    await trio.sleep(98)
+    assert connection.cut_at is None
+    await trio.sleep(HOUR)
+    assert just_after(400, connection.cut_at)
 
 
 async def test_others_are_left_alone(begin: Begin, autojump_clock: MockClock) -> None:

@@ -73,9 +73,7 @@ class FileChanges(FileSystemEventHandler):
         places = {place for file in self._files for place in _places(file)}
         # FSEvents tells real paths, inotify those that were asked for.
         self._paths = frozenset(
-            os.path.join(one, name)
-            for folder, name in places
-            for one in (folder, os.path.realpath(folder))
+            os.path.join(one, name) for folder, name in places for one in (folder, _real(folder))
         )
         self._observer.unschedule_all()
         for folder in {folder for folder, _ in places}:
@@ -125,10 +123,10 @@ def _places(path: Path) -> set[tuple[str, str]]:
         if name == "..":
             here = here.parent  # there is no link in it any more
             continue
-        if links < _MAX_LINKS and (here / name).is_symlink():
+        target = _target(here / name) if links < _MAX_LINKS else None
+        if target is not None:
             links += 1
             places.add((str(here), name))
-            target = Path(os.readlink(here / name))
             here = Path(target.anchor) if target.is_absolute() else here
             ahead += reversed(target.parts[1:] if target.is_absolute() else target.parts)
         else:
@@ -136,6 +134,21 @@ def _places(path: Path) -> set[tuple[str, str]]:
     places.add((str(here.parent), here.name))
     places.add((str(here.parent.parent), here.parent.name))
     return places
+
+
+def _target(path: Path) -> Path | None:
+    """Give what a link points to; None: it is none, or not any more."""
+    try:
+        return Path(os.readlink(path))
+    except OSError:
+        return None
+
+
+def _real(folder: str) -> str:
+    try:
+        return os.path.realpath(folder)
+    except OSError:  # a link on the way is being replaced
+        return folder
 
 
 def _reason(exc: Exception) -> str:

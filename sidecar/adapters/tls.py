@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 
 from sidecar.core.errors import AgentProtocolError, PeerError
+from sidecar.core.handshake_result import HandshakeResult, openssl_result
 from sidecar.core.identity_state import Clocks, Standing
+from sidecar.core.ledger import Ledger
 from sidecar.core.peer import (
     MAX_INTERMEDIATES,
     SvidVerifier,
@@ -69,13 +71,15 @@ class CurrentIdentity:
     """The identity of the moment and our standing with the agent: one writer, many readers.
 
     Readers take `serving()` once per connection, so that a rotation never changes a connection
-    half-way. `standing` is kept beside it because an identity may be there and yet not usable.
+    half-way. `standing` is kept beside it because an identity may be there and yet not usable;
+    `ledger` because whoever acts by it writes down what came of it.
     """
 
     denied_grace_seconds: float
     identity: ServerIdentity | None = None
     standing: Standing = field(default_factory=Standing)
     changed: trio.Event = field(default_factory=trio.Event)
+    ledger: Ledger = field(default_factory=lambda: Ledger(datetime.now(UTC)))
     asks: int = 0
     on_ask: Callable[[], None] | None = None
 
@@ -163,6 +167,7 @@ class _Presented:
     chain: dict[int, x509.Certificate] = field(default_factory=dict)
     objection: str = ""
     refusal: str = ""
+    result: str = HandshakeResult.BAD_CERTIFICATE
     claimed: str = "none"
     peer: SpiffeId | None = None
 
@@ -209,7 +214,7 @@ def _judge(
     try:
         return bool(presented.judge(certificate.to_cryptography(), error, depth))
     except PeerError as exc:
-        presented.refusal = exc.message
+        presented.refusal, presented.result = exc.message, exc.result
         return False
     except Exception as exc:
         # An exception would be kept in the context, which all connections share, and come out
@@ -221,8 +226,8 @@ def _judge(
 class HandshakeError(PeerError):
     """A peer that did not get in; `claimed` is the ID it presented, unproven and quoted."""
 
-    def __init__(self, message: str, claimed: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, claimed: str, result: str) -> None:
+        super().__init__(message, result=result)
         self.claimed = claimed
 
 
@@ -329,12 +334,15 @@ async def handshake(sock: socket.socket, identity: ServerIdentity, seconds: floa
         except SSL.Error as exc:
             left = "the peer ended the connection during the handshake"
             reason = presented.refusal or _openssl_reason(exc, ended=left)
-            raise HandshakeError(reason, presented.claimed) from exc
+            result = presented.result if presented.refusal else openssl_result(_reasons(exc))
+            raise HandshakeError(reason, presented.claimed, result) from exc
     if deadline.cancelled_caught:
-        raise HandshakeError(f"no TLS handshake within {seconds:g} s", presented.claimed)
+        text = f"no TLS handshake within {seconds:g} s"
+        raise HandshakeError(text, presented.claimed, HandshakeResult.TIMEOUT)
     if presented.peer is None or presented.objection:
         # Cannot happen as long as OpenSSL calls back for the leaf; nobody gets in if it does not.
-        raise HandshakeError("certificate not judged", presented.claimed)
+        result = HandshakeResult.BAD_CERTIFICATE
+        raise HandshakeError("certificate not judged", presented.claimed, result)
     # What was gathered is garbage now; an idle connection should not carry it.
     connection.set_app_data(None)
     return TlsStream(connection, sock, presented.peer, identity)
@@ -357,11 +365,18 @@ def _is_end_of_tcp(exc: SSL.Error) -> bool:
     return isinstance(exc, SSL.SysCallError) and exc.args[0] == -1
 
 
+def _reasons(exc: SSL.Error) -> list[str]:
+    """Give OpenSSL's own words; none where the connection broke."""
+    if isinstance(exc, SSL.SysCallError):
+        return []
+    return [entry[-1] for entry in exc.args[0]] if exc.args else []
+
+
 def _openssl_reason(exc: SSL.Error, ended: str = "ended without close_notify") -> str:
     """Give OpenSSL's reason as a person would say it; `ended` is what an end of TCP means."""
     if isinstance(exc, SSL.SysCallError):
         return ended if _is_end_of_tcp(exc) else str(exc.args[1])
-    reasons = [entry[-1] for entry in exc.args[0]] if exc.args else []
+    reasons = _reasons(exc)
     if "peer did not return a certificate" in reasons:
         return "no certificate presented"
     return "; ".join(reasons) or type(exc).__name__

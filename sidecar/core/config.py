@@ -162,6 +162,12 @@ class CorsTable(Table, frozen=True):
         return Cors(**msgspec.structs.asdict(self))
 
 
+class AdminTable(Table, frozen=True):
+    """Health, status and metrics, for this host alone; without this table there are none."""
+
+    address: Address = Address.parse("127.0.0.1:6703")
+
+
 class SandboxTable(Table, frozen=True):
     """Whether the process gives up what it does not need after its start."""
 
@@ -184,6 +190,7 @@ class HelperConfig(Table, frozen=True):
     cert_files: CertFilesTable | None = None
     jwt_svid: tuple[JwtSvidTable, ...] = ()
     after_rotation: tuple[AfterRotationTable, ...] = ()
+    admin: AdminTable | None = None
     sandbox: SandboxTable = SandboxTable()
     log: LogTable = LogTable()
 
@@ -212,6 +219,7 @@ TABLES: dict[str, type[Table]] = {
     "timeouts": TimeoutsTable,
     "limits": LimitsTable,
     "cors": CorsTable,
+    "admin": AdminTable,
     "sandbox": SandboxTable,
     "log": LogTable,
 }
@@ -240,6 +248,7 @@ def parse_config(text: str, file: str) -> HelperConfig:
     _check_purpose(document, file, problems)
     _check_listener(document.get("listener"), file, problems)
     _check_backend(document.get("backend"), file, problems)
+    _check_admin(document.get("admin"), file, problems)
     _check_cors(tables.get("cors"), file, problems)
     problems += files_problems(document, file)
     headers = _response_headers(document.get(RESPONSE_HEADERS, {}), file, problems)
@@ -307,6 +316,14 @@ def _check_backend(table: object, file: str, problems: list[Problem]) -> None:
                 "bytes leave this host in plain text otherwise; "
                 "unsafe_remote_backend = true allows it"
             )
+            problems.append(Problem(file, where, found, "a loopback address or unix:/path", hint))
+
+
+def _check_admin(table: object, file: str, problems: list[Problem]) -> None:
+    for address in _addresses(table):
+        if not address.is_loopback:
+            hint = "it tells who our peers are and what they do; let a scraper come by Traefik"
+            where, found = "[admin] address", repr(str(address))
             problems.append(Problem(file, where, found, "a loopback address or unix:/path", hint))
 
 

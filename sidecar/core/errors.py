@@ -45,7 +45,16 @@ class HookError(SidecarError):
 
 
 class PeerError(SidecarError):
-    """The peer's: what it presented is no X.509-SVID that we trust."""
+    """The peer's: what it presented is no X.509-SVID that we trust.
+
+    `result` is the word that metrics count it by, a `HandshakeResult`.
+    """
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, result: str = "bad_certificate"
+    ) -> None:
+        super().__init__(message, hint)
+        self.result = result
 
 
 class BackendError(SidecarError):

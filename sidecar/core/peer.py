@@ -74,13 +74,14 @@ class SvidVerifier:
         made to be expensive away from the search for a path.
         """
         if not chain:
-            raise PeerError("no certificate presented")
+            raise PeerError("no certificate presented", result="no_certificate")
         try:
             spiffe_id = leaf_spiffe_id(chain[0])
             for presented in chain:
                 check_key(presented)
             if spiffe_id.trust_domain not in self._builders:
-                raise PeerError(f"no trust bundle for trust domain {spiffe_id.trust_domain}")
+                text = f"no trust bundle for trust domain {spiffe_id.trust_domain}"
+                raise PeerError(text, result="unknown_trust_domain")
             _check_validity(chain[0], now)
         except PeerError:
             raise
@@ -91,7 +92,8 @@ class SvidVerifier:
 
 def not_proven(claimed: SpiffeId, reason: str) -> PeerError:
     """Give the refusal of a chain that does not lead to the authorities it would have to."""
-    return PeerError(f"not proven by the trust bundle of {claimed.trust_domain}: {reason}")
+    text = f"not proven by the trust bundle of {claimed.trust_domain}: {reason}"
+    return PeerError(text, result="not_proven")
 
 
 def _not_accepted(exc: Exception) -> PeerError:
@@ -148,9 +150,11 @@ def check_key(certificate: x509.Certificate) -> None:
 def _check_validity(leaf: x509.Certificate, now: datetime) -> None:
     """Say which end of the validity was missed; the verifier below would only say that one was."""
     if now < leaf.not_valid_before_utc:
-        raise PeerError(f"not valid before {leaf.not_valid_before_utc:%FT%TZ}, it is {now:%FT%TZ}")
+        text = f"not valid before {leaf.not_valid_before_utc:%FT%TZ}, it is {now:%FT%TZ}"
+        raise PeerError(text, result="not_valid_now")
     if now > leaf.not_valid_after_utc:
-        raise PeerError(f"expired at {leaf.not_valid_after_utc:%FT%TZ}, it is {now:%FT%TZ}")
+        text = f"expired at {leaf.not_valid_after_utc:%FT%TZ}, it is {now:%FT%TZ}"
+        raise PeerError(text, result="not_valid_now")
 
 
 def _reason(exc: Exception) -> str:

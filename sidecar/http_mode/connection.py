@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from sidecar.adapters.backend_health import BackendHealth
+from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.lifelines import Lifeline
 from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError
 from sidecar.adapters.tls import ServerIdentity, TlsStream
@@ -23,7 +24,9 @@ from sidecar.core.http_answers import HEALTH_PATH, Answer, Answerer, usable_requ
 from sidecar.core.http_gate import CONTINUE, HttpGate
 from sidecar.core.http_head import RequestHead
 from sidecar.core.http_headers import Forwarding, client_certificate, head_for_backend
+from sidecar.core.ledger import BACKEND_FAILURES, Ledger
 from sidecar.core.limits import Ticket
+from sidecar.core.peer_counts import PeerCounts
 from sidecar.core.policy import Rule
 from sidecar.core.refusal import Refusal
 from sidecar.http_mode.admission import Admission, RefusedError
@@ -59,6 +62,7 @@ class Shared:
     health: BackendHealth
     slots: Slots
     drain: Drain
+    ledger: Ledger
     host: str | None  # what requests are addressed by; None: as the peer does
     is_old: bool = False
 
@@ -78,6 +82,7 @@ class HttpConnection:
         self._no_request: HttpError | None = None
         self._is_last = False  # of the answers on this connection
         self._lifeline: Lifeline | None = None
+        self._counts: PeerCounts | None = None  # of strangers there are none
 
     async def wait(self, seconds: float) -> bool:
         """Wait for the first request, or what is none but has to be answered."""
@@ -100,9 +105,14 @@ class HttpConnection:
         self._lifeline = lifeline
         started = trio.current_time()
         self._shared.drain.gates.add(self._gate)
+        ledger = self._shared.ledger
+        if lifeline is not None:
+            self._counts = ledger.connected(self._peer.peer, read_clocks().wall)
         try:
             return await self._serve()
         finally:
+            if self._counts is not None:
+                ledger.disconnected(self._counts, read_clocks().wall)
             self._shared.drain.gates.discard(self._gate)
             self._link.drop()
             seconds = round(trio.current_time() - started, 3)
@@ -149,6 +159,7 @@ class HttpConnection:
         assert request is not None
         request_id = usable_request_id(request) or secrets.token_hex(16)
         line = RequestLine(trio.current_time(), request_id, request.method, shown_path(request))
+        self._shared.ledger.request_began(self._counts)
         try:
             return await self._answer(request, line)
         except RefusedError as exc:
@@ -173,6 +184,7 @@ class HttpConnection:
             if not line.status and line.reason is None:
                 line.reason = self._cut  # while it waited with others, in a nursery
             line.write(self.who)
+            self._shared.ledger.request_finished(self._counts, line.finished())
 
     async def _answer(self, request: RequestHead, line: RequestLine) -> bool:
         shared = self._shared
@@ -221,7 +233,10 @@ class HttpConnection:
 
     async def _wait_for_turn(self, ticket: Ticket) -> None:
         """Wait for a slot, and for the backend."""
-        if not ticket.running:
+        if not ticket.running and self._counts is not None:
+            with self._counts.queue():
+                await self._end.unless_gone(lambda: self._shared.slots.wait(ticket))
+        elif not ticket.running:
             await self._end.unless_gone(lambda: self._shared.slots.wait(ticket))
         if not self._link.is_fresh:
             await self._end.unless_gone(self._link.open)
@@ -274,12 +289,19 @@ class HttpConnection:
     async def _refuse(self, request: RequestHead, refused: RefusedError, line: RequestLine) -> bool:
         """Say why, if nothing of an answer is on its way; False when the connection ends."""
         line.reason = line.reason or refused.reason
+        self._count_refusal(refused.refusal, line.reason)
         if self._gate.response is not None:
             # Its head is out: the peer must see an answer that was cut, and no second one.
             raise PeerLeftError("cut")
         closes = refused.closes or not await self._end.skip_body(request)
         answer = self._shared.answerer.refusal(refused.refusal, request, line.request_id)
         return await self._give(request, answer, line, closes=closes)
+
+    def _count_refusal(self, refusal: Refusal, reason: str) -> None:
+        ledger = self._shared.ledger
+        ledger.denied(refusal.code)
+        if refusal.code not in BACKEND_FAILURES:
+            ledger.refused(read_clocks().wall, self._address, self._peer.peer, reason)
 
     async def _give(
         self, request: RequestHead, answer: Answer, line: RequestLine, *, closes: bool
@@ -295,6 +317,7 @@ class HttpConnection:
         """Answer what could not be read as a request; nothing after it can be trusted."""
         line = RequestLine(trio.current_time(), secrets.token_hex(16), reason=exc.message)
         refusal = Refusal(exc.status, exc.code, exc.message)
+        self._count_refusal(refusal, exc.message)
         answer = self._shared.answerer.refusal(refusal, None, line.request_id)
         try:
             await self._send_answer(answer, line, without_body=False, closes=True)

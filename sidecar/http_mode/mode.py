@@ -8,6 +8,7 @@ import structlog
 import trio
 
 from sidecar.adapters.backend_health import BackendHealth
+from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifelines
 from sidecar.adapters.listener import Slots
@@ -15,6 +16,7 @@ from sidecar.adapters.relay import Relay
 from sidecar.adapters.tls import CurrentIdentity, TlsStream
 from sidecar.core.config import Config, LimitsTable
 from sidecar.core.http_answers import Answerer
+from sidecar.core.ledger import Ledger
 from sidecar.core.limits import RequestSlots, Ticket
 from sidecar.core.policy import Rule
 from sidecar.core.refusal import Refusal
@@ -37,7 +39,9 @@ class HttpMode:
         relay: Relay,
         *,
         lifelines: Lifelines,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._connections, self._policy, self._lifelines = slots, policy, lifelines
         self._relay = relay
         self._admission = Admission(current, policy, config.limits)
@@ -57,6 +61,7 @@ class HttpMode:
             health=BackendHealth(table.address, host, table.health_path),
             slots=self._slots,
             drain=self._drain,
+            ledger=self._ledger,
             host=None if table.host == "keep" else host,
         )
 
@@ -83,6 +88,7 @@ class HttpMode:
         decision = self._policy.policy.decide(peer.peer)
         if not decision.allowed and not await self._knows_by_now(connection, peer):
             log.warning("peer refused", **connection.who, reason=decision.reason)
+            self._refused(peer, address, "peer_not_admitted", decision.reason)
             return False
         if not self._connections.room_for_connections:
             await self._shared.drain.end_oldest()
@@ -92,7 +98,12 @@ class HttpMode:
                     return await connection.serve(lifeline)
                 return True  # it was cut
         log.warning("peer refused", **connection.who, reason="too many connections")
+        self._refused(peer, address, "too_many_connections", "too many connections")
         return False
+
+    def _refused(self, peer: TlsStream, address: str, code: str, reason: str) -> None:
+        self._ledger.denied(code)
+        self._ledger.refused(read_clocks().wall, address, peer.peer, reason)
 
     async def _knows_by_now(self, connection: HttpConnection, peer: TlsStream) -> bool:
         """Wait with a stranger for its request, and tell it why it gets no answer.

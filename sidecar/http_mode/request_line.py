@@ -12,6 +12,7 @@ import trio
 
 from sidecar.adapters.relay import Traffic
 from sidecar.core.http_head import RequestHead
+from sidecar.core.rule_counts import Finished
 from sidecar.http_mode.admission import MAX_SHOWN_PATH
 
 log = structlog.get_logger()
@@ -50,6 +51,19 @@ class RequestLine:
             seconds=round(now - self.started, 4),
             request_id=self.request_id,
             **({"reason": self.reason} if self.reason else {}),
+        )
+
+    def finished(self) -> Finished:
+        """Give what is counted of the request; served is what went to the backend."""
+        now, first = trio.current_time(), self.traffic.first_sent_at
+        return Finished(
+            rule=self.rule,
+            status=self.status,
+            seconds=now - self.started,
+            first_byte_seconds=first - self.started if first else None,
+            received=self.traffic.received,
+            sent=self.traffic.sent,
+            served=self.rule is not None and self.decision == "allowed",
         )
 
 

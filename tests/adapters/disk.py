@@ -7,13 +7,9 @@ import stat
 import time
 from pathlib import Path
 
-import pytest
-
 from sidecar.core.file_plan import FilePlan
 from tests.adapters.file_processes import generation, generation_is_whole
 from tests.plans import content
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make this fault")
 
 
 def mode_of(path: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import grp
 import os
 import pwd
 from collections.abc import Callable, Iterator
@@ -17,20 +16,21 @@ import pytest
 from sidecar.adapters.cert_files import CertFiles, sync_to_disk
 from sidecar.core.errors import CertFilesError
 from sidecar.core.file_plan import FilePlan, PlannedFile
+from tests.adapters.accounts import GROUP, OWNER, needs_root
 from tests.adapters.disk import (
     assert_published,
     generations,
     links,
     make_old,
     mode_of,
-    needs_root,
     owner_of,
     shown,
     snapshot,
 )
-from tests.adapters.file_processes import JWT, NEW_FILE, as_user, plans, token
+from tests.adapters.file_observers import NEW_FILE
+from tests.adapters.file_processes import as_user
 from tests.ca import Authority
-from tests.plans import LAYOUTS, content, modes, plan
+from tests.plans import JWT, LAYOUTS, content, modes, plan, plans, token
 
 OpenFiles = Callable[..., CertFiles]
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
@@ -214,6 +214,30 @@ def test_single_file_stays_when_generations_follow(directory: Path, files: CertF
         assert (directory / JWT).read_bytes() == token(1).content
 
 
+def test_single_file_that_is_no_longer_wanted_can_be_removed(
+    directory: Path, files: CertFiles, first: FilePlan
+) -> None:
+    files.publish(first)
+    files.replace(token(1))
+    assert files.remove(JWT)
+    assert_published(directory, first)
+    assert shown(directory) == {"current", "generation-1", *content(first)}
+    before = snapshot(directory)
+    assert not files.remove(JWT)
+    assert snapshot(directory) == before
+
+
+def test_links_of_generations_are_not_removed(
+    directory: Path, files: CertFiles, first: FilePlan, tmp_path: Path
+) -> None:
+    files.publish(first)
+    (directory / "link").symlink_to(tmp_path)
+    for name in (*content(first), "current", "link"):
+        assert not files.remove(name)
+    assert_published(directory, first)
+    assert (directory / "link").is_symlink()
+
+
 # Who may read it.
 
 
@@ -305,7 +329,7 @@ def test_files_belong_to_owner_and_group_and_the_folder_to_us(
 ) -> None:
     """Whose the folder is can put other files into it."""
     (planned,) = plans(1, layout)
-    files = open_files(directory, owner="nobody", group=grp.getgrgid(nobody[1]).gr_name)
+    files = open_files(directory, **OWNER, **GROUP)
     files.publish(planned)
     files.replace(token(1))
     for path in [directory / JWT, *(directory / "generation-1").iterdir()]:
@@ -319,8 +343,8 @@ def test_files_belong_to_owner_and_group_and_the_folder_to_us(
 @pytest.mark.parametrize(
     ("whose", "gives"),
     [
-        pytest.param({"owner": "nobody"}, (True, False), id="owner alone"),
-        pytest.param({"group": "nobody"}, (False, True), id="group alone"),
+        pytest.param(OWNER, (True, False), id="owner alone"),
+        pytest.param(GROUP, (False, True), id="group alone"),
     ],
 )
 def test_owner_and_group_are_given_apart(
@@ -331,8 +355,6 @@ def test_owner_and_group_are_given_apart(
     whose: dict[str, str],
     gives: tuple[bool, bool],
 ) -> None:
-    if "group" in whose:
-        whose = {"group": grp.getgrgid(nobody[1]).gr_name}
     directory.mkdir()
     files = open_files(directory, **whose)
     files.publish(first)
@@ -358,9 +380,25 @@ def test_owner_can_read_its_files_whatever_the_umask(
     (planned,) = plans(1, layout)
     umask(mask)
     certs = open_folder / "a" / "certs"
-    files = open_files(certs, owner="nobody")
+    files = open_files(certs, **OWNER)
     files.publish(replace(planned, files=tuple(replace(one, mode=0o600) for one in planned.files)))
     files.replace(token(1))
+    wanted = {name: len(pem) for name, pem in content(planned).items()} | {JWT: 4108}
+    assert as_user("nobody", "read-once", certs, names=sorted(wanted)) == wanted
+
+
+@needs_root
+def test_group_can_read_what_is_for_it(
+    open_folder: Path, open_files: OpenFiles, umask: Callable[[int], int]
+) -> None:
+    """The generation belongs to our own group, and yet theirs gets in."""
+    (planned,) = plans(1, "own-names")
+    files = tuple(replace(one, mode=0o640) for one in planned.files)
+    umask(0o077)
+    certs = open_folder / "certs"
+    theirs = open_files(certs, **GROUP)
+    theirs.publish(replace(planned, files=files))
+    theirs.replace(token(1))
     wanted = {name: len(pem) for name, pem in content(planned).items()} | {JWT: 4108}
     assert as_user("nobody", "read-once", certs, names=sorted(wanted)) == wanted
 
@@ -388,7 +426,7 @@ def test_others_can_read_certificates_and_no_keys(
 def test_other_owner_is_a_change_and_no_owner_is_us(
     directory: Path, open_files: OpenFiles, nobody: tuple[int, int], first: FilePlan
 ) -> None:
-    whose: list[dict[str, str]] = [{}, {"owner": "nobody"}, {}]
+    whose: list[dict[str, str]] = [{}, OWNER, {}]
     for number, keys in enumerate(whose, start=1):
         files = open_files(directory, **keys)
         assert files.publish(first) == f"generation-{number}"

@@ -17,25 +17,17 @@ import pytest
 from sidecar.adapters.cert_files import CertFiles
 from sidecar.core.errors import CertFilesError
 from sidecar.core.file_plan import FilePlan
+from tests.adapters.accounts import NOBODY, OWNER, needs_root
 from tests.adapters.disk import (
     assert_generation,
     assert_published,
     generations,
     make_old,
-    needs_root,
     owner_of,
     snapshot,
 )
-from tests.adapters.file_processes import (
-    JWT,
-    MortalPublisher,
-    as_user,
-    generation,
-    holding,
-    plans,
-    token,
-)
-from tests.plans import LAYOUTS, content
+from tests.adapters.file_processes import MortalPublisher, as_user, generation, holding
+from tests.plans import JWT, LAYOUTS, content, plans, token
 
 OpenFiles = Callable[..., CertFiles]
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
@@ -165,22 +157,21 @@ def test_read_only_disk_keeps_the_published_generation_and_recovers(
 
 def test_directory_made_read_only_keeps_the_published_generation(open_folder: Path) -> None:
     """Root may write anyway, so another account does it."""
-    user = "nobody" if os.geteuid() == 0 else None
     certs = open_folder / "certs"
-    if user:
+    if NOBODY:
         # It makes the directory itself, and owns it.
         open_folder.chmod(0o777)
-    assert as_user(user, "publish-once", certs) == {"name": "generation-1"}
+    assert as_user(NOBODY, "publish-once", certs) == {"name": "generation-1"}
     before = generation(certs)
     certs.chmod(0o555)
-    answer = as_user(user, "publish-once", certs)
+    answer = as_user(NOBODY, "publish-once", certs)
     assert os.strerror(errno.EACCES) in answer["message"]
     assert str(certs) in answer["message"]
     assert "write there" in answer["hint"]
     same = generation(certs) == before
     assert same
     certs.chmod(0o755)
-    assert as_user(user, "publish-once", certs) == {"name": "generation-2"}
+    assert as_user(NOBODY, "publish-once", certs) == {"name": "generation-2"}
     open_folder.chmod(0o755)
 
 
@@ -194,7 +185,7 @@ def test_directory_of_another_account_is_told(open_folder: Path, open_files: Ope
     files.close()
     answer = as_user("nobody", "publish-once", certs)
     assert os.strerror(errno.EACCES) in answer["message"]
-    assert "who owns the folder" in answer["hint"]
+    assert "write there" in answer["hint"]
     assert_published(certs, planned)
 
 
@@ -233,12 +224,11 @@ def test_owner_that_does_not_exist_keeps_the_published_generation(
     ],
 )
 def test_who_is_not_root_cannot_give_files_away(open_folder: Path, whose: dict[str, str]) -> None:
-    user = "nobody" if os.geteuid() == 0 else None
     open_folder.chmod(0o777)
     certs = open_folder / "certs"
-    assert as_user(user, "publish-once", certs) == {"name": "generation-1"}
+    assert as_user(NOBODY, "publish-once", certs) == {"name": "generation-1"}
     before = snapshot(certs)
-    answer = as_user(user, "publish-once", certs, **whose)
+    answer = as_user(NOBODY, "publish-once", certs, **whose)
     assert "may not give svid.pem away" in answer["message"]
     assert "only root changes an owner" in answer["hint"]
     # An attempt leaves its mark on the times of the directory only.
@@ -251,7 +241,7 @@ def test_who_is_not_root_cannot_give_files_away(open_folder: Path, whose: dict[s
 def test_who_is_not_root_can_name_itself(open_folder: Path) -> None:
     open_folder.chmod(0o777)
     certs = open_folder / "certs"
-    assert as_user("nobody", "publish-once", certs, owner="nobody") == {"name": "generation-1"}
+    assert as_user("nobody", "publish-once", certs, **OWNER) == {"name": "generation-1"}
     assert owner_of(certs / "generation-1" / "svid_key.pem")[0] == owner_of(certs)[0] != 0
     open_folder.chmod(0o755)
 

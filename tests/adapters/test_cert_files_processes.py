@@ -16,20 +16,11 @@ import pytest
 
 from sidecar.adapters.cert_files import CertFiles
 from sidecar.core.errors import CertFilesError
-from tests.adapters.disk import assert_published, generations, make_old, needs_root
-from tests.adapters.file_processes import (
-    JWT,
-    NEW_FILE,
-    MortalPublisher,
-    generation_is_whole,
-    keep_on,
-    observing,
-    pair_matches,
-    plans,
-    token,
-    token_is_whole,
-)
-from tests.plans import LAYOUTS
+from tests.adapters.accounts import GROUP, OWNER, needs_root
+from tests.adapters.disk import assert_published, generations, make_old
+from tests.adapters.file_observers import NEW_FILE, keep_on, observing
+from tests.adapters.file_processes import MortalPublisher, generation_is_whole, pair_matches
+from tests.plans import JWT, LAYOUTS, plans, token, token_is_whole
 
 OpenFiles = Callable[..., CertFiles]
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
@@ -62,10 +53,6 @@ def test_reader_never_sees_a_mismatch_nor_half_a_file(
         )
     assert set(careful.saw) == {"match"}
     assert set(plain.saw) == {"whole", "token"} | ({"match"} if "combined" in names else set())
-
-
-OWNER = {"owner": "nobody"}
-GROUP = {"group": grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name}
 
 
 @pytest.mark.parametrize(

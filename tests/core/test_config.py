@@ -84,6 +84,7 @@ def test_three_tables_are_enough() -> None:
         ("limits", "max_body_bytes", "0", 0),
         ("limits", "queued_requests", "0", 0),
         ("cors", "allow_origins", '"*"', ("*",)),
+        ("sandbox", "enabled", "false", False),
         ("log", "format", '"json"', "json"),
         ("log", "level", '"error"', "error"),
         ("log", "refusals_per_second", "0", 0.0),
@@ -159,6 +160,7 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "allow_credentials": NO_SWITCH,
         "max_age_seconds": ["-1", "1.5", '"1"', "true", "[]", "31_536_001"],
     },
+    "sandbox": {"enabled": NO_SWITCH},
     "log": {
         "format": ['""', '"JSON"', '"text"', "3", "true"],
         "level": ['""', '"INFO"', '"trace"', '"warn"', "3", "true"],
@@ -268,14 +270,17 @@ def test_helper_has_no_table_of_what_serves(table: str) -> None:
 
 
 def test_helper_may_have_all_that_is_not_for_serving() -> None:
-    every = {"workload_api", "cert_files", "jwt_svid", "after_rotation", "log"}
     read = helper(
         workload_api={"hint": '"h"'},
         jwt_svid={},
         after_rotation={"touch": '"t"'},
         log={"level": '"debug"'},
     )
-    assert {name for name in read.__struct_fields__ if getattr(read, name)} == every
+    assert read.workload_api.hint == "h"
+    assert read.cert_files
+    assert [table.file for table in read.jwt_svid] == ["vault.jwt"]
+    assert [table.name for table in read.after_rotation] == ["nginx"]
+    assert read.log.level == "debug"
 
 
 def test_what_serves_may_write_files_as_well() -> None:

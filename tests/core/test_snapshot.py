@@ -11,9 +11,10 @@ from sidecar.core.config import parse_config
 from sidecar.core.identity_state import Clocks, IdentityState, Standing
 from sidecar.core.ledger import Ledger
 from sidecar.core.policy_file import parse_policy
-from sidecar.core.readiness import readiness, warnings
+from sidecar.core.readiness import readiness, report, warnings
 from sidecar.core.snapshot import Moment, Process, snapshot
 from sidecar.core.spiffe_id import SpiffeId
+from sidecar.core.status import read_report, to_json
 from sidecar.core.svid import Bundles, X509Svid
 from tests.ca import Authority
 
@@ -155,6 +156,11 @@ def test_helper_has_files_and_no_peers(ready: Moment, now: datetime) -> None:
     assert status.files is not None
     assert status.files.directory == "/etc/sidecar/certs"
     assert [one.name for one in readiness(status)] == ["files_missing", "jwt_svid_missing"]
+
+
+def test_names_of_the_configuration_are_fit_for_json(ready: Moment, now: datetime) -> None:
+    made = report(snapshot(process(SERVES + FILES), Ledger(now), ready))
+    assert read_report(to_json(made)) == made
 
 
 def test_files_show_their_last_publication(ready: Moment, now: datetime) -> None:

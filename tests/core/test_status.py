@@ -99,6 +99,11 @@ def test_no_text_of_the_json_needs_care() -> None:
     assert (back.peer, back.reason) == (r"\udcff\x1b", r"\x9b\n\u202e")
 
 
+def test_what_is_no_value_of_a_status_is_no_text_either() -> None:
+    with pytest.raises(NotImplementedError):
+        to_json(report(serving(version=object())))
+
+
 def test_parts_are_values() -> None:
     with pytest.raises(AttributeError):
         serving().mode = "stream"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A changed policy decides the next request; a bad one changes nothing; running answers go on."""
+"""A changed policy decides the next request and what is running; a bad one changes nothing."""
 
 from __future__ import annotations
 
@@ -195,41 +195,63 @@ def test_sighup_reads_the_policy_whether_it_changed_or_not(
     assert peer.ask("GET", "/v1/x").status == 200
 
 
-def test_running_answer_goes_on_when_its_rule_is_taken_away(
+def test_running_answer_is_cut_when_its_endpoint_is_taken_away(
+    site: Site, policies: Policies, peer: HttpPeer
+) -> None:
+    with site.dial() as idle:
+        assert idle.ask("GET", "/v1/x").status == 200
+        site.backend.forget()
+        peer.sendall(request("GET", "/held/long"))
+        call = site.backend.next_call()
+        call.begin_stream()
+        peer.until(b"\r\n\r\n")
+        policies.publish(NARROW)
+        assert peer.rest() == (b"", False), "what was cut must not look complete"
+        assert call.wait_gone() == "ConnectionResetError"
+        refused = idle.ask("GET", "/held/long")
+        assert (refused.status, refused.get("connection")) == (403, None)
+        assert idle.ask("GET", "/v1/narrow").status == 200
+
+
+def test_running_answer_goes_on_when_another_rule_allows_it_now(
     site: Site, policies: Policies, peer: HttpPeer
 ) -> None:
     peer.sendall(request("GET", "/held/long"))
     call = site.backend.next_call()
     call.begin_stream()
-    policies.publish(NARROW)
+    policies.publish(policy("GET /held/{name}", peer="spiffe://example.org/workload/*"))
     call.event("more")
     assert b"data: more\n\n\r\n" in peer.until(b"\n\n\r\n")
     call.end_stream()
     call.release()
     assert peer.until(b"0\r\n\r\n") == b"0\r\n\r\n"
-    refused = peer.ask("GET", "/held/long")
-    assert (refused.status, refused.get("connection")) == (403, None)
-    assert peer.ask("GET", "/v1/narrow").status == 200
+    assert peer.ask("GET", "/v1/x").status == 403
 
 
-def test_peer_that_nobody_admits_any_more_is_told_and_its_connection_ends(
+def test_peer_that_nobody_admits_any_more_is_let_go_and_told_when_it_comes_back(
     site: Site, policies: Policies, peer: HttpPeer
 ) -> None:
     assert peer.ask("GET", "/v1/x").status == 200
     site.backend.forget()
     policies.publish(NOBODY_HERE)
-    refused = peer.ask("GET", "/v1/x")
-    assert (refused.status, refused.get("connection")) == (403, "close")
-    assert TRAEFIK in refused.json()["error"]["message"]
-    assert "other" not in refused.body.decode()
     assert peer.rest() == (b"", True)
+    with site.dial() as again:
+        refused = again.ask("GET", "/v1/x")
+        assert (refused.status, refused.get("connection")) == (403, "close")
+        assert TRAEFIK in refused.json()["error"]["message"]
+        assert "other" not in refused.body.decode()
+        assert again.rest() == (b"", True)
     assert site.backend.untaken() == []
 
 
-def test_deny_rule_that_is_added_beats_the_allow_rule(policies: Policies, peer: HttpPeer) -> None:
+def test_deny_rule_that_is_added_beats_the_allow_rule(
+    site: Site, policies: Policies, peer: HttpPeer
+) -> None:
     assert peer.ask("GET", "/v1/x").status == 200
     policies.publish(ALL + f'[[deny]]\nname = "retired"\npeers = ["{TRAEFIK}"]\n')
-    assert peer.ask("GET", "/v1/x").status == 403
+    assert peer.rest() == (b"", True)
+    with site.dial() as again:
+        assert again.ask("GET", "/v1/x").status == 403
 
 
 def test_peer_that_is_added_gets_in(site: Site, policies: Policies) -> None:

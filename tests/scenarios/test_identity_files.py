@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +25,13 @@ from tests.identity_writers import (
     BUNDLE,
     CERTIFICATE,
     KEY,
+    Chain,
     Contents,
+    Generations,
     Kubernetes,
     OneByOne,
+    ReplacedFolder,
+    SwitchedFolder,
     Writer,
     pem,
     rename_over,
@@ -95,6 +100,18 @@ def until_served(daemon: Daemon, context: ssl.SSLContext, serial: str, *before: 
     while (found := served_serial(daemon, context)) != serial:
         assert found in before
         assert time.monotonic() < deadline, f"{serial} is not served"
+
+
+def rotates(daemon: Daemon, writer: Writer, authority: Authority, peer: ssl.SSLContext) -> None:
+    for _ in range(3):
+        contents = Contents.new(authority)
+        writer.put(contents)
+        daemon.wait_for("identity rotated", serial=contents.serial)
+        assert served_serial(daemon, peer) == contents.serial
+
+
+def _one_by_one(place: Path) -> Writer:
+    return OneByOne(place, write_in_place)
 
 
 def trouble(daemon: Daemon) -> list[str]:
@@ -210,6 +227,45 @@ def test_federated_file_that_is_torn_for_a_moment_costs_no_connection(
     assert trouble(daemon) == []
 
 
+@pytest.fixture
+def outside() -> Iterator[Path]:
+    """A folder that has nothing to do with the one of the configuration."""
+    with tempfile.TemporaryDirectory(prefix="sc-out-") as name:
+        yield Path(name)
+
+
+KINDS = [Kubernetes, Generations, SwitchedFolder, ReplacedFolder, Chain, _one_by_one]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["there", "late"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_outside_of_the_configurations_folder_are_followed(
+    outside: Path,
+    serve: Serve,
+    authority: Authority,
+    traefik: ssl.SSLContext,
+    kind: Callable[[Path], Writer],
+    late: bool,
+) -> None:
+    """Also where other folders than those of the start are read, however we are confined."""
+    place = outside / "secrets/identity"
+    if not late:
+        place.mkdir(parents=True)
+    writer = kind(place)
+    if not late:
+        writer.put(Contents.new(authority))
+    daemon = serve(writer.place, OFTEN)
+    if late:
+        daemon.wait_for("identity files lost")
+        place.mkdir(parents=True)
+        contents = Contents.new(authority)
+        writer.put(contents)
+        daemon.wait_for("identity obtained", serial=contents.serial)
+    rotates(daemon, writer, authority, traefik)
+    writer.close()
+    assert trouble(daemon) == ["identity files lost"] * late
+
+
 def helper(folder: Path, agent: AgentProcess) -> Daemon:
     """A daemon that writes what the agent issues."""
     config = folder / "helper.toml"
@@ -260,14 +316,6 @@ def test_writer_that_is_killed_again_and_again_is_not_noticed(
 # Without word of changes.
 
 
-def rotates(daemon: Daemon, writer: Writer, authority: Authority, peer: ssl.SSLContext) -> None:
-    for _ in range(3):
-        contents = Contents.new(authority)
-        writer.put(contents)
-        daemon.wait_for("identity rotated", serial=contents.serial)
-        assert served_serial(daemon, peer) == contents.serial
-
-
 @pytest.fixture
 def python_without_watches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have daemons run where the limit of inotify is zero: a user namespace has its own."""
@@ -289,7 +337,7 @@ def python_without_watches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.usefixtures("python_without_watches")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces")
-@pytest.mark.parametrize("kind", [Kubernetes, lambda folder: OneByOne(folder, write_in_place)])
+@pytest.mark.parametrize("kind", [Kubernetes, _one_by_one])
 def test_files_that_cannot_be_watched_are_looked_at(
     folder: Path,
     serve: Serve,

@@ -107,11 +107,12 @@ def _read(path: Path) -> bytes:
 
 
 def _signature(path: Path) -> Signature:
-    real = os.path.realpath(path)
     try:
+        # It reads links, and one that is being replaced by a file is none any more.
+        real = os.path.realpath(path)
         status = os.stat(real)
     except OSError as exc:
-        return (real, exc.errno)
+        return (str(path), exc.errno)
     # The change time as well: it tells of rights, and of tools that set the other one back.
     times = (status.st_mtime_ns, status.st_ctime_ns)
     return (real, status.st_dev, status.st_ino, status.st_size, *times)

@@ -1,0 +1,163 @@
+"""A status -> why the daemon is not ready, and what is wrong without taking that away.
+
+Ready means: who connects now is served, and in helper mode: who reads the files now finds what it
+needs. Each reason has a name that never changes, for programs, and a text for people. What can
+be waited for by nobody but us is a warning: an agent that is away while the SVID lives, a bad
+policy while the old one is in force.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from datetime import timedelta
+
+from sidecar.core.identity_state import IdentityState
+from sidecar.core.status import Readiness, Reason, Report, Status
+
+HELPER = "helper"
+# SPIRE renews at half life. Past this share of it something is wrong, and there is still time.
+_OVERDUE_SHARE = 0.75
+
+
+class ReasonName(enum.StrEnum):
+    """The names of all reasons."""
+
+    STARTING = "starting"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    DRAINING = "draining"
+    BACKEND_DOWN = "backend_down"
+    FILES_MISSING = "files_missing"
+    FILES_FAILED = "files_failed"
+    JWT_SVID_MISSING = "jwt_svid_missing"
+    JWT_SVID_EXPIRED = "jwt_svid_expired"
+    AGENT_LOST = "agent_lost"
+    UPDATE_DISCARDED = "update_discarded"
+    RENEWAL_OVERDUE = "renewal_overdue"
+    JWT_SVID_FAILED = "jwt_svid_failed"
+    BAD_POLICY = "bad_policy"
+    HOOK_FAILED = "hook_failed"
+
+
+# A helper's readers need the files. Peers do not: with a full disk they are served as before.
+_ABOUT_FILES = {
+    ReasonName.FILES_MISSING,
+    ReasonName.FILES_FAILED,
+    ReasonName.JWT_SVID_MISSING,
+    ReasonName.JWT_SVID_EXPIRED,
+}
+_ALWAYS = {
+    ReasonName.STARTING,
+    ReasonName.DENIED,
+    ReasonName.EXPIRED,
+    ReasonName.DRAINING,
+    ReasonName.BACKEND_DOWN,
+}
+
+
+def readiness(status: Status) -> list[Reason]:
+    """Give the reasons why the daemon is not ready; none: it is."""
+    return [reason for reason in _troubles(status) if _counts(reason, status)]
+
+
+def warnings(status: Status) -> list[Reason]:
+    """Give what a person should see to, and what does not take the readiness away."""
+    return [reason for reason in _troubles(status) if not _counts(reason, status)]
+
+
+def verdict(status: Status) -> Readiness:
+    """Give both, as `/readyz` tells them."""
+    reasons = tuple(readiness(status))
+    return Readiness(ready=not reasons, reasons=reasons, warnings=tuple(warnings(status)))
+
+
+def report(status: Status) -> Report:
+    """Give both with everything, as `/status` tells it."""
+    of = verdict(status)
+    return Report(ready=of.ready, reasons=of.reasons, warnings=of.warnings, status=status)
+
+
+def _counts(reason: Reason, status: Status) -> bool:
+    return reason.name in _ALWAYS or (status.mode == HELPER and reason.name in _ABOUT_FILES)
+
+
+def _troubles(status: Status) -> Iterator[Reason]:
+    if status.draining:
+        yield _reason(ReasonName.DRAINING, "stopping: no new connections")
+    yield from _of_identity(status)
+    yield from _of_backend(status)
+    yield from _of_policy(status)
+    yield from _of_files(status)
+    yield from _of_jwt_svids(status)
+    yield from _of_hooks(status)
+
+
+def _of_identity(status: Status) -> Iterator[Reason]:
+    agent, identity = status.agent, status.identity
+    if agent.state == IdentityState.EXPIRED:
+        when = f" at {identity.not_after:%FT%TZ}" if identity else ""
+        yield _reason(ReasonName.EXPIRED, f"our SVID expired{when}")
+    if agent.denied:
+        yield _reason(ReasonName.DENIED, "there is no identity for us", agent.reason)
+    elif agent.state == IdentityState.STARTING:
+        yield _reason(ReasonName.STARTING, "no SVID yet", agent.reason)
+    elif not agent.connected:
+        yield _reason(ReasonName.AGENT_LOST, f"{agent.source} lost", agent.reason)
+    if agent.serving and status.mode != HELPER and not (status.listening or status.draining):
+        yield _reason(ReasonName.STARTING, "the port is not open yet")
+    if agent.connected and agent.reason:
+        yield _reason(ReasonName.UPDATE_DISCARDED, "the last update was not used", agent.reason)
+    if identity and agent.state != IdentityState.EXPIRED:
+        life = identity.not_after - identity.not_before
+        if status.at > identity.not_before + _OVERDUE_SHARE * life:
+            left = (identity.not_after - status.at) // timedelta(seconds=1)
+            yield _reason(
+                ReasonName.RENEWAL_OVERDUE, f"no newer SVID yet, and {left} s left of this one"
+            )
+
+
+def _of_backend(status: Status) -> Iterator[Reason]:
+    backend = status.backend
+    if backend and backend.checked_at is None:
+        yield _reason(ReasonName.STARTING, "the backend was not asked yet")
+    elif backend and backend.reason:
+        yield _reason(ReasonName.BACKEND_DOWN, backend.reason)
+
+
+def _of_policy(status: Status) -> Iterator[Reason]:
+    policy = status.policy
+    if policy and policy.problems:
+        many = f" (and {len(policy.problems) - 1} more)" if len(policy.problems) > 1 else ""
+        text = f"the old one is in force: {policy.problems[0]}{many}"
+        yield _reason(ReasonName.BAD_POLICY, text)
+
+
+def _of_files(status: Status) -> Iterator[Reason]:
+    files = status.files
+    if files and files.error:
+        yield _reason(ReasonName.FILES_FAILED, "certificate files not published", files.error)
+    elif files and not files.generation:
+        yield _reason(ReasonName.FILES_MISSING, "no certificate files published yet")
+
+
+def _of_jwt_svids(status: Status) -> Iterator[Reason]:
+    for svid in status.jwt_svids:
+        if svid.expires is None:
+            yield _reason(ReasonName.JWT_SVID_MISSING, f"{svid.file} not written yet", svid.error)
+        elif svid.expires <= status.at:
+            text = f"{svid.file} expired at {svid.expires:%FT%TZ}"
+            yield _reason(ReasonName.JWT_SVID_EXPIRED, text, svid.error)
+        elif svid.error:
+            yield _reason(ReasonName.JWT_SVID_FAILED, f"{svid.file} not refreshed", svid.error)
+
+
+def _of_hooks(status: Status) -> Iterator[Reason]:
+    for hook in status.hooks:
+        if hook.reason:
+            what = "gave up" if hook.gave_up else "failed"
+            yield _reason(ReasonName.HOOK_FAILED, f"{hook.name} {what}", hook.reason)
+
+
+def _reason(name: ReasonName, text: str, because: str = "") -> Reason:
+    return Reason(name=name.value, text=f"{text}: {because}" if because else text)
