@@ -7,7 +7,6 @@ deployers replace files.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from sidecar.adapters.cert_files import CertFiles
+from sidecar.adapters.file_changes import places_of
 from sidecar.adapters.sandbox import Confinement, confine, python_needs
 from sidecar.core.address import Inherited
 from sidecar.core.checked import Checked
@@ -69,9 +69,12 @@ def _read(checked: Checked) -> Iterator[Path]:
 
 
 def _folders(file: Path) -> Iterator[Path]:
-    """Give the folder of a file, and the one of what it leads to."""
-    yield file.parent
-    yield Path(os.path.realpath(file)).parent
+    """Give each folder on the way to a file, and the one above it: a folder may be replaced."""
+    for place, _ in places_of(file):
+        for folder in (Path(place), Path(place).parent):
+            there = next(one for one in (folder, *folder.parents) if one.is_dir())
+            if there != Path("/"):  # that would be everything
+                yield there
 
 
 def _written(checked: Checked) -> Iterator[Path]:

@@ -418,7 +418,8 @@ def test_status_is_shown_with_its_verdict(status: Status) -> None:
         pytest.param(Page(b"<html>"), id="no JSON"),
         pytest.param(Page(b"{}"), id="another JSON"),
         pytest.param(Page(b"not here", "text/plain", 404), id="another server"),
-        pytest.param(Page(b" " * 5_000_000), id="without end"),
+        pytest.param(Page(to_json(report(WELL)), status=404), id="not at this path"),
+        pytest.param(Page(to_json(report(WELL)) + b" " * 5_000_000), id="without end"),
     ],
 )
 def test_who_is_no_daemon_of_ours_is_told(wrong: Page) -> None:
@@ -552,6 +553,17 @@ def test_screen_lives_on_while_the_daemon_restarts(folder: Path) -> None:
             terminal.process.send_signal(signal.SIGINT)
             terminal.read_all()
             assert terminal.process.wait(20) == 0
+
+
+def test_daemon_that_is_away_at_the_end_is_not_ready(folder: Path) -> None:
+    address = Address(None, 0, f"{folder}/admin.sock")
+    with watching(address) as terminal:
+        with AdminSite(address, page()):
+            terminal.read_until("ready     yes")
+        terminal.read_until("not reachable since")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.read_all()
+        assert terminal.process.wait(20) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

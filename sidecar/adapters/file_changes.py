@@ -70,7 +70,7 @@ class FileChanges(FileSystemEventHandler):
 
     def _watch(self) -> None:
         """Watch every folder that something on the way to a file lies in, anew."""
-        places = {place for file in self._files for place in _places(file)}
+        places = {place for file in self._files for place in places_of(file)}
         # FSEvents tells real paths, inotify those that were asked for.
         self._paths = frozenset(
             os.path.join(one, name) for folder, name in places for one in (folder, _real(folder))
@@ -113,9 +113,9 @@ class FileChanges(FileSystemEventHandler):
         self._is_stale = False
 
 
-def _places(path: Path) -> set[tuple[str, str]]:
+def places_of(path: Path) -> set[tuple[str, str]]:
     """Give the folder and name of each link on the way to a file, of the file and its folder."""
-    places = set()
+    places: set[tuple[str, str]] = set()
     here, ahead = Path(path.anchor), list(reversed(path.parts[1:]))
     links = 0
     while ahead:

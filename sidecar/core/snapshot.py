@@ -105,7 +105,7 @@ def _agent(process: Process, ledger: Ledger, moment: Moment) -> AgentStatus:
         since=ledger.state_since if ledger.state is state else clocks.wall,
         connected=standing.connected,
         denied=standing.denied_at is not None,
-        serving=moment.svid is not None and standing.may_serve(clocks, grace),
+        serving=standing.may_serve(clocks, grace),
         reason=standing.reason,
         rotations=ledger.updates.good,
         updates_discarded=ledger.updates.bad,

@@ -84,6 +84,8 @@ def test_three_tables_are_enough() -> None:
         ("limits", "max_body_bytes", "0", 0),
         ("limits", "queued_requests", "0", 0),
         ("cors", "allow_origins", '"*"', ("*",)),
+        ("admin", "address", '"[::1]:6703"', Address.parse("[::1]:6703")),
+        ("admin", "address", '"unix:/run/a.sock"', Address(None, 0, "/run/a.sock")),
         ("sandbox", "enabled", "false", False),
         ("log", "format", '"json"', "json"),
         ("log", "level", '"error"', "error"),
@@ -159,6 +161,9 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "expose_headers": ["3", '"a b"', '"a:"', '[""]', "{}"],
         "allow_credentials": NO_SWITCH,
         "max_age_seconds": ["-1", "1.5", '"1"', "true", "[]", "31_536_001"],
+    },
+    "admin": {
+        "address": [*NO_ADDRESS, '["127.0.0.1:1"]', '"0.0.0.0:6703"', '"10.0.0.1:1"', '"[::]:1"']
     },
     "sandbox": {"enabled": NO_SWITCH},
     "log": {
