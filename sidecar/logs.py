@@ -38,6 +38,7 @@ class LogWriter:
         self._descriptor = descriptor
         self._tell = tell  # what was left out, after so many seconds
         self._lines: queue.Queue[str | None] = queue.Queue(_MAX_LINES_WAITING)
+        self._own: list[str] = []  # what the thread itself has to say, until it could be written
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -45,7 +46,7 @@ class LogWriter:
     def write(self, line: str) -> None:
         """Take one line."""
         if threading.current_thread() is self._thread:
-            self._write_whole(line)  # the line about those that were lost
+            self._own.append(line)
             return
         try:
             self._lines.put_nowait(line)
@@ -67,26 +68,45 @@ class LogWriter:
     def _run(self) -> None:
         ended = False
         while not ended:
-            self._tell(_SUMMARY_SECONDS)
-            try:
-                lines = [self._lines.get(timeout=1.0)]
-            except queue.Empty:
-                continue
-            if lines[0] is not None:
-                time.sleep(_GATHER_SECONDS)
-            while not self._lines.empty():
-                lines.append(self._lines.get())
+            lines = self._gathered()
             ended = None in lines
             self._write_all([line for line in lines if line is not None])
+            self._write_own()
+
+    def _gathered(self) -> list[str | None]:
+        """Wait for lines, for a second at most."""
+        try:
+            lines = [self._lines.get(timeout=1.0)]
+        except queue.Empty:
+            return []
+        if lines[0] is not None:
+            time.sleep(_GATHER_SECONDS)
+        while not self._lines.empty():
+            lines.append(self._lines.get())
+        return lines
 
     def _write_all(self, lines: list[str]) -> None:
         try:
             self._write_whole("".join(lines))
-            if self._lost:
-                structlog.get_logger().error("log lines lost", lines=self._lost)
-                self._lost = 0
         except OSError:
             self._lost += len(lines)
+
+    def _write_own(self) -> None:
+        """Say what was left out and what was lost; nothing new before the last could be said.
+
+        So no count is lost on a disk that is full for a while.
+        """
+        if not self._own:
+            self._tell(_SUMMARY_SECONDS)
+            if lost := self._lost:
+                structlog.get_logger().error("log lines lost", lines=lost)
+                self._lost -= lost
+        try:
+            while self._own:
+                self._write_whole(self._own[0])
+                del self._own[0]
+        except OSError:
+            return  # it is said when it can be
 
     def _write_whole(self, line: str) -> None:
         data = line.encode("utf-8", "backslashreplace")

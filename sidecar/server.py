@@ -43,7 +43,7 @@ class Server:
 
     def __init__(self, checked: Checked, serving: Serving, current: CurrentIdentity) -> None:
         config = serving.config
-        raise_descriptor_limit(config)
+        self.descriptors = raise_descriptor_limit(config)
         self.in_force = ConfigInForce(config, self.apply, current.ledger)
         self.current = current
         current.ledger.policy_loaded(
@@ -129,13 +129,16 @@ def _sockets(config: Config) -> list[socket.socket]:
     return sockets
 
 
-def raise_descriptor_limit(config: Config) -> None:
-    """Make room for two descriptors a connection; macOS begins with 256, Linux with 1024."""
+def raise_descriptor_limit(config: Config) -> int:
+    """Make room for two descriptors a connection; macOS begins with 256, Linux with 1024.
+
+    Gives the limit that is in force.
+    """
     table = config.connections
     needed = 2 * table.maximum + table.maximum_handshakes + _SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
+        return soft
     # macOS says "infinity" and takes no more than OPEN_MAX.
     for wanted in (needed if hard == resource.RLIM_INFINITY else min(needed, hard), _OPEN_MAX):
         try:
@@ -146,3 +149,4 @@ def raise_descriptor_limit(config: Config) -> None:
         break
     if soft < needed:
         log.warning("descriptor limit is low", limit=soft, needed=needed)
+    return soft

@@ -106,6 +106,7 @@ async def _serve(
         pid=os.getpid(),
         identity=_origin(checked),
         backend=str(config.backend.address),
+        descriptors=server.descriptors,
     )
     async with trio.open_nursery() as daemon:
         daemon.start_soon(server.relay.run)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
 
-from sidecar.logs import LogWriter
+from sidecar.logs import LogWriter, Refusals, configure_logs
+from tests.log_lines import Line
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +88,139 @@ def test_close_does_not_wait_for_a_reader_that_stalls() -> None:
         writer.write("x" * 1000 + "\n")
     writer.close(0.1)  # returns, though nobody reads
     os.close(reading)
+
+
+# Refusals: some lines a second, the rest counted.
+
+
+class Spout:
+    """A pipe's writing end, and all that came out of the other one."""
+
+    def __init__(self) -> None:
+        reading, self.descriptor = os.pipe()
+        self._text: list[str] = []
+        self._thread = threading.Thread(target=self._read, args=(reading,))
+        self._thread.start()
+
+    def _read(self, reading: int) -> None:
+        with open(reading) as stream:
+            self._text.extend(stream)
+
+    def lines(self) -> list[Line]:
+        """End it and give the lines."""
+        os.close(self.descriptor)
+        self._thread.join(30)
+        return [json.loads(line) for line in self._text]
+
+
+def _refuse(count: int, event: str = "peer refused", **fields: object) -> None:
+    log = structlog.get_logger()
+    for _ in range(count):
+        log.warning(event, address="192.0.2.1:40000", **fields)
+
+
+def _logged(refusals: Refusals, say: Callable[[], None]) -> list[Line]:
+    """What is written of what `say` logs, to the end of the log."""
+    spout = Spout()
+    writer = LogWriter(spout.descriptor, refusals.tell)
+    structlog.configure(
+        processors=[refusals, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.WriteLoggerFactory(file=writer),  # type: ignore[arg-type]
+    )
+    say()
+    writer.close(30)
+    return spout.lines()
+
+
+def _counted(lines: list[Line], event: str) -> tuple[int, int]:
+    """How many lines of an event are written, and how many are told to be left out."""
+    left_out = [one["lines"] for one in lines if one.get("of") == event]
+    return sum(one["event"] == event for one in lines), sum(left_out)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        pytest.param("peer refused", {}, id="peer"),
+        pytest.param("request", {"decision": "refused"}, id="request"),
+    ],
+)
+def test_refusals_too_many_are_left_out_and_counted(event: str, fields: dict[str, str]) -> None:
+    lines = _logged(Refusals(1), lambda: _refuse(1000, event, **fields))
+    written, left_out = _counted(lines, event)
+    assert 0 < written < 100
+    assert written + left_out == 1000
+
+
+def test_nothing_but_refusals_is_ever_left_out() -> None:
+    def say() -> None:
+        _refuse(1000)
+        for _ in range(1000):
+            structlog.get_logger().info("request", decision="allowed", address="192.0.2.1:40000")
+
+    assert _counted(_logged(Refusals(1), say), "request") == (1000, 0)
+
+
+def test_without_a_rate_nothing_is_left_out() -> None:
+    assert _counted(_logged(Refusals(0), lambda: _refuse(1000)), "peer refused") == (1000, 0)
+
+
+def test_port_makes_no_peer_of_its_own() -> None:
+    def say() -> None:
+        log = structlog.get_logger()
+        for port in range(1000):
+            log.warning("peer refused", address=f"192.0.2.1:{port}")
+        log.warning("peer refused", address="192.0.2.2:1")
+
+    lines = _logged(Refusals(2), say)
+    seen = {one["address"].partition(":")[0] for one in lines if "address" in one}
+    assert seen == {"192.0.2.1", "192.0.2.2"}
+
+
+def test_what_is_left_out_is_told_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.logs._SUMMARY_SECONDS", 0.0)
+    told = threading.Event()
+    monkeypatch.setattr(
+        LogWriter, "_write_whole", lambda _self, line: "left out" in line and told.set()
+    )
+
+    def say() -> None:
+        _refuse(1000)
+        assert told.wait(20)
+
+    _logged(Refusals(1), say)
+
+
+def test_disk_that_was_full_for_a_while_costs_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.logs._SUMMARY_SECONDS", 0.0)
+    write, tried, room = LogWriter._write_whole, threading.Event(), threading.Event()
+
+    def write_if_there_is_room(self: LogWriter, line: str) -> None:
+        if not room.is_set():
+            if "left out" in line:
+                tried.set()
+            raise OSError(errno.ENOSPC, "no space left")
+        write(self, line)
+
+    monkeypatch.setattr(LogWriter, "_write_whole", write_if_there_is_room)
+
+    def say() -> None:
+        _refuse(1000)
+        assert tried.wait(20), "nobody was to be told, or the log's thread has died"
+        room.set()
+        structlog.get_logger().info("there is room")
+
+    lines = _logged(Refusals(1), say)
+    written, left_out = _counted(lines, "peer refused")
+    lost = sum(one["lines"] for one in lines if one["event"] == "log lines lost")
+    assert any(one["event"] == "there is room" for one in lines)
+    assert written + left_out + lost == 1000
+
+
+def test_refusals_below_the_level_count_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    writer = configure_logs("json", "error", refusals_per_second=1)
+    _refuse(100)
+    structlog.get_logger().error("last")
+    writer.close(30)
+    said = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [one["event"] for one in said] == ["last"]

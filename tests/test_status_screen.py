@@ -30,7 +30,6 @@ from sidecar.core.readiness import report
 from sidecar.core.status import FilesStatus, RefusalStatus, Status, to_json
 from sidecar.operations.screen_text import ago, size, span
 from sidecar.operations.status import (
-    DEFAULT_ADDRESS,
     NotReachableError,
     admin_address,
     ask,
@@ -241,6 +240,14 @@ def test_all_of_a_daemon_that_is_well() -> None:
             [f"4 min ago  192.168.50.77:50912  {TRAEFIK}"],
             id="proven peer refused",
         ),
+        pytest.param(
+            serving(refusals=(but(REFUSAL, peer="", times=1, reason="http request"),)),
+            [
+                "4 min ago  192.168.50.77:50912  claims nothing",
+                "                                http request",
+            ],
+            id="peer without a certificate",
+        ),
     ],
 )
 def test_trouble_is_shown(status: Status, lines: list[str]) -> None:
@@ -342,7 +349,7 @@ def test_bytes_are_said_in_their_unit(number: int, shown: str) -> None:
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        pytest.param("", str(DEFAULT_ADDRESS), id="left out"),
+        pytest.param("[admin]", "127.0.0.1:6703", id="left out"),
         pytest.param('[admin]\naddress = "127.0.0.1:9"', "127.0.0.1:9", id="TCP"),
         pytest.param('[admin]\naddress = "unix:/run/a.sock"', "unix:/run/a.sock", id="Unix"),
         pytest.param('[admin]\naddress = "[::1]:9"\n[listener]\nx = 1', "[::1]:9", id="IPv6"),
@@ -359,6 +366,7 @@ def test_address_is_found_in_a_file_that_need_not_be_right(
 @pytest.mark.parametrize(
     "text",
     [
+        pytest.param("", id="no [admin]"),
         pytest.param("[admin", id="no TOML"),
         pytest.param('[admin]\naddress = "0.0.0.0:1"', id="every interface"),
         pytest.param('[admin]\naddress = "localhost:1"', id="a name"),

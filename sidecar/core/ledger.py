@@ -133,7 +133,6 @@ class Ledger:
         if counts is not None:
             counts.running -= 1
             counts.requests += 1
-            counts.refused += not request.served
         self.moved(counts, request.received, request.sent)
 
     def moved(self, counts: PeerCounts | None, received: int, sent: int) -> None:
@@ -144,10 +143,13 @@ class Ledger:
             counts.received += received
             counts.sent += sent
 
-    def denied(self, code: str) -> None:
+    def denied(self, code: str, counts: PeerCounts | None = None) -> None:
         """Count a request or connection that we refused, by the code of the refusal."""
-        if code not in BACKEND_FAILURES:
-            self.denials[code if code in DENIALS else OTHER_DENIALS] += 1
+        if code in BACKEND_FAILURES:
+            return
+        self.denials[code if code in DENIALS else OTHER_DENIALS] += 1
+        if counts is not None:
+            counts.refused += 1
 
     def refused(self, now: datetime, address: str, peer: SpiffeId | str, reason: str) -> None:
         """Keep a refusal for people; `peer` is the ID that was proven, or the text of a claim."""

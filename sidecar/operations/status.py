@@ -18,13 +18,14 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from sidecar.core.address import Address
+from sidecar.core.config import AdminTable
 from sidecar.core.errors import ConfigError, SidecarError
 from sidecar.core.status import Report, printable, read_report
 from sidecar.core.toml_tables import load_toml
 from sidecar.operations.screen_text import plain
 from sidecar.operations.status_screen import not_reachable, screen
 
-DEFAULT_ADDRESS = Address.parse("127.0.0.1:6703")
+DEFAULT_ADDRESS = AdminTable().address
 _SECONDS = 5.0
 _EVERY_SECONDS = 1.0
 _MAX_BYTES = 4 * 1024 * 1024

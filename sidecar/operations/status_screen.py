@@ -201,7 +201,7 @@ def _refusals(refusals: Sequence[RefusalStatus], now: datetime) -> Table:
     table.add_column("who, and why", overflow="fold")
     for one in refusals:
         times = f", {one.times} times" if one.times > 1 else ""
-        who = one.peer if one.proven else f"claims {one.peer}"
+        who = one.peer if one.proven else f"claims {one.peer or 'nothing'}"
         why = lines(f"{who}{times}", one.reason)
         table.add_row(plain(ago(one.at, now)), plain(one.address), why)
     return table

@@ -241,7 +241,9 @@ def test_links_of_generations_are_not_removed(
 # Who may read it.
 
 
-@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777], ids=oct)
+@pytest.mark.parametrize(
+    "mask", [0o000, 0o022, 0o077, pytest.param(0o777, marks=[needs_root])], ids=oct
+)
 @layouts
 def test_modes_do_not_depend_on_the_umask(
     directory: Path,

@@ -50,9 +50,18 @@ def test_request_is_counted_for_its_peer_and_its_rule(ledger: Ledger) -> None:
 def test_refused_request_is_counted_as_one_of_the_peer(ledger: Ledger) -> None:
     counts = ledger.connected(TRAEFIK, NOON)
     ledger.request_began(counts)
+    ledger.denied("endpoint_not_allowed", counts)
     ledger.request_finished(counts, Finished(None, 403, 0.001, sent=50))
     assert (counts.requests, counts.refused, counts.running) == (1, 1, 0)
     assert ledger.sent == 50
+
+
+def test_answer_of_our_own_refuses_nobody(ledger: Ledger) -> None:
+    counts = ledger.connected(TRAEFIK, NOON)
+    for status in (200, 204, 503):  # health, a preflight
+        ledger.request_began(counts)
+        ledger.request_finished(counts, Finished(None, status, 0.001))
+    assert (counts.requests, counts.refused) == (3, 0)
 
 
 def test_request_of_a_stranger_is_counted_for_no_peer(ledger: Ledger) -> None:
@@ -86,9 +95,11 @@ def test_denial_that_nobody_knows_makes_no_word_of_its_own(ledger: Ledger) -> No
 
 
 def test_failure_of_the_backend_denies_nobody(ledger: Ledger) -> None:
+    counts = ledger.connected(TRAEFIK, NOON)
     for code in BACKEND_FAILURES:
-        ledger.denied(code)
+        ledger.denied(code, counts)
     assert not ledger.denials
+    assert not counts.refused
 
 
 def codes_of_our_answers() -> set[str]:

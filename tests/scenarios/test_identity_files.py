@@ -131,6 +131,7 @@ def test_volume_of_kubernetes_is_followed_without_a_word(
         following = Contents.new(authority)
         volume.put(following)
         until_served(daemon, traefik, following.serial, before.serial)
+        daemon.wait_for("identity rotated", serial=following.serial)
         before = following
     assert len(daemon.lines("identity rotated")) == 20
     assert trouble(daemon) == []
@@ -258,9 +259,8 @@ def test_files_outside_of_the_configurations_folder_are_followed(
     if late:
         daemon.wait_for("identity files lost")
         place.mkdir(parents=True)
-        contents = Contents.new(authority)
-        writer.put(contents)
-        daemon.wait_for("identity obtained", serial=contents.serial)
+        writer.put(Contents.new(authority))
+    daemon.wait_for("identity obtained")
     rotates(daemon, writer, authority, traefik)
     writer.close()
     assert trouble(daemon) == ["identity files lost"] * late
@@ -307,6 +307,7 @@ def test_writer_that_is_killed_again_and_again_is_not_noticed(
         writing = helper(folder, agent)
         last = svids[-1].serial
         until_served(daemon, traefik, last, before, *(svid.serial for svid in svids))
+        daemon.wait_for("identity rotated", serial=last)
         before = last
     writing.wait_for("starting")  # from then on it knows signals
     assert writing.stop() == 0

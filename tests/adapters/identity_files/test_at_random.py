@@ -56,7 +56,7 @@ async def test_hundreds_of_replacements_by_another_process_give_whole_identities
     await until(seen, "the last one", 60)
     nursery.cancel_scope.cancel()
     updates = [event for event in events if isinstance(event, Updated)]
-    assert len(updates) >= 10
+    assert len(updates) > 1
     for update in updates[:-1]:
         serial_of(update)
         assert len(certificates(update.update.svids[0].bundle)) == 2

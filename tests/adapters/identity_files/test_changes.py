@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from trio.testing import MockClock
 from sidecar.adapters.file_changes import FileChanges
 from sidecar.adapters.identity_files import reading
 from sidecar.adapters.identity_files.source import SETTLE_SECONDS
-from sidecar.core.identity_event import IdentityEvent, Lost, Updated
+from sidecar.core.identity_event import IdentityEvent, Lost, Unreadable, Updated
 from tests.adapters.deadlines import until, within
 from tests.adapters.identity_files.sources import (
     FAST,
     HEARD,
     MOVED,
+    NEVER,
     OFTEN,
     Asked,
     Deaf,
@@ -163,6 +165,20 @@ async def test_the_same_is_told_again_when_it_is_asked_for(
     await newest(files, contents.serial)
     for seconds in (0.05, 0.0):
         assert serial_of(await files.next_event(seconds)) == contents.serial
+
+
+@within(60 * FAST)
+async def test_identity_that_is_not_valid_yet_is_looked_at_again(
+    fast_clock: MockClock, writer: Writer, opened: Open, authority: Authority
+) -> None:
+    """The clock of who issues it may be ahead of ours; nothing changes on the disk any more."""
+    contents = Contents.new(authority, not_before=timedelta(seconds=3))
+    writer.put(contents)
+    files = opened(writer.paths, Deaf, NEVER)
+    event = await files.next_event()
+    assert isinstance(event, Unreadable)
+    assert "not valid before" in event.reason
+    assert serial_of(await files.next_event()) == contents.serial
 
 
 @within(MOVED)
