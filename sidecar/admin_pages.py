@@ -27,7 +27,8 @@ from sidecar.hooks import Hooks
 from sidecar.http_mode import HttpMode
 from sidecar.server import Server
 
-_PROBE_SECONDS = 5.0
+# Shorter than what a visitor waits for its page: a backend that hangs is an answer, too.
+_PROBE_SECONDS = 1.0
 
 
 class AdminPages:
@@ -73,7 +74,9 @@ class AdminPages:
 
     async def _now(self) -> Status:
         if self._server is not None and not self._current.ledger.draining:
-            reason = await _reason_against(self._server)
+            reason: str | None = f"the backend does not answer within {_PROBE_SECONDS:g} s"
+            with trio.move_on_after(_PROBE_SECONDS):
+                reason = await _reason_against(self._server)
             self._current.ledger.backend_checked(read_clocks().wall, reason)
         current = self._current
         moment = Moment(

@@ -137,6 +137,8 @@ def status_command(config_file: Path, as_json: bool, watch: bool) -> None:
     """
     if as_json and watch:
         raise click.UsageError("--json and --watch are two things: one answer, or a screen")
+    if watch and not sys.stdout.isatty():
+        raise click.UsageError("--watch is for a terminal; --json is for programs")
     # Here and not above: a daemon has no use for the screen.
     from rich.console import Console  # noqa: PLC0415
 

@@ -36,8 +36,8 @@ def confine_daemon(checked: Checked) -> Confinement:
     needs = python_needs()
     allowed = replace(
         needs,
-        read=(*needs.read, *_existing(_read(checked))),
-        write=(*needs.write, *_existing(_written(checked))),
+        read=(*needs.read, *dict.fromkeys(_read(checked))),
+        write=(*needs.write, *dict.fromkeys(_written(checked))),
         listen=tuple(_ports(checked.config)),
     )
     return confine(allowed)
@@ -73,8 +73,8 @@ def _folders(file: Path) -> Iterator[Path]:
     for place, _ in places_of(file):
         for folder in (Path(place), Path(place).parent):
             there = next(one for one in (folder, *folder.parents) if one.is_dir())
-            if there != Path("/"):  # that would be everything
-                yield there
+            # The root would be everything; what is not there is named in the log instead.
+            yield there if there != Path("/") else folder
 
 
 def _written(checked: Checked) -> Iterator[Path]:
@@ -87,10 +87,6 @@ def _written(checked: Checked) -> Iterator[Path]:
     admin = checked.config.admin
     if admin is not None and admin.address.ip is None:
         yield Path(admin.address.path).parent
-
-
-def _existing(folders: Iterator[Path]) -> list[Path]:
-    return [folder for folder in dict.fromkeys(folders) if folder.exists()]
 
 
 def _ports(config: HelperConfig) -> Iterator[int]:

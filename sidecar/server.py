@@ -46,9 +46,7 @@ class Server:
         self.descriptors = raise_descriptor_limit(config)
         self.in_force = ConfigInForce(config, self.apply, current.ledger)
         self.current = current
-        current.ledger.policy_loaded(
-            current.ledger.started_at, [rule.name for rule in serving.policy.allow]
-        )
+        current.ledger.rules.replace([rule.name for rule in serving.policy.allow])
         self.policy = CurrentPolicy(serving.policy)
         self.slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
         self.relay = Relay(config.timeouts.between_bytes)

@@ -62,6 +62,7 @@ class StreamMode:
                 return True  # it was cut
         log.warning("peer refused", **who, reason="too many connections")
         self._ledger.denied("too_many_connections")
+        self._ledger.refused(read_clocks().wall, address, peer.peer, "too many connections")
         return False
 
     def apply(self, config: Config) -> None:

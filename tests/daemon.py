@@ -11,9 +11,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from tests.redaction import assert_redacted
+
 
 class Daemon:
-    """One `spiffe-sidecar run`; `log` grows as it speaks."""
+    """One `spiffe-sidecar run`; `log` grows as it speaks, and never shows a secret."""
 
     def __init__(self, config: Path) -> None:
         self.log: list[dict[str, Any]] = []
@@ -62,7 +64,7 @@ class Daemon:
         return self.wait(seconds)
 
     def wait(self, seconds: float = 15) -> int:
-        """Wait for the end; give the exit status."""
+        """Wait for the end; give the exit status. All that it wrote is searched for secrets."""
         try:
             status = self.process.wait(seconds)
         finally:
@@ -72,6 +74,7 @@ class Daemon:
         self._reader.join(5)
         assert self.process.stderr is not None
         self.process.stderr.close()
+        assert_redacted(self.raw)
         return status
 
     def _find(self, event: str, fields: dict[str, Any]) -> dict[str, Any] | None:
@@ -99,6 +102,7 @@ def write_config(
     more: str = "",
     listener: str = "",
     mode: str = "stream",
+    refusals_per_second: float = 0,
 ) -> Path:
     """Write `sidecar.toml` and `policy.toml` for a test; `more` is TOML at the end."""
     names = ", ".join(f'"{peer}"' for peer in peers)
@@ -118,7 +122,7 @@ mode = "{mode}"
 file = "policy.toml"
 [log]
 format = "json"
-refusals_per_second = 0
+refusals_per_second = {refusals_per_second}
 {more}
 """
     )

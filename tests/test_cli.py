@@ -48,6 +48,8 @@ touch = "dynamic.toml"
 """
 POLICY = '[[allow]]\nname = "traefik"\npeers = ["spiffe://example.org/traefik"]\n'
 COMMANDS = ["check", "run"]
+# The log goes to stderr as well, and tells of what was done before the end.
+QUIET = ("--log-level", "error")
 
 
 def call(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -362,13 +364,13 @@ def test_environment_is_told_with_the_problems_of_the_files(config: Path) -> Non
 
 def test_port_in_use_is_exit_1_with_one_line_and_a_hint(config: Path, taken_port: int) -> None:
     config.write_text(CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{taken_port}"))
-    message, hint = errors(call("run", "--config", config), code=1)
+    message, hint = errors(call("run", *QUIET, "--config", config), code=1)
     assert message == f"error: cannot listen on 127.0.0.1:{taken_port}: Address already in use"
     assert hint.startswith("hint: another process has the port")
 
 
 def test_address_of_no_interface_is_exit_1_with_one_line_and_a_hint(config: Path) -> None:
     config.write_text(CONFIG.replace("127.0.0.1:0", "192.0.2.1:6701"))  # RFC 5737: nobody's
-    message, hint = errors(call("run", "--config", config), code=1)
+    message, hint = errors(call("run", *QUIET, "--config", config), code=1)
     assert message.startswith("error: cannot listen on 192.0.2.1:6701: ")
     assert hint == "hint: no interface of this host has the address"

@@ -84,6 +84,11 @@ class HttpConnection:
         self._lifeline: Lifeline | None = None
         self._counts: PeerCounts | None = None  # of strangers there are none
 
+    @property
+    def has_answered(self) -> bool:
+        """Tell whether a request was answered, and so was counted."""
+        return bool(self._requests)
+
     async def wait(self, seconds: float) -> bool:
         """Wait for the first request, or what is none but has to be answered."""
         try:
@@ -115,11 +120,12 @@ class HttpConnection:
                 ledger.disconnected(self._counts, read_clocks().wall)
             self._shared.drain.gates.discard(self._gate)
             self._link.drop()
-            seconds = round(trio.current_time() - started, 3)
-            end = {"end": self._ended} if self._ended else {}
-            log.info(
-                "connection closed", **self.who, requests=self._requests, seconds=seconds, **end
-            )
+            if lifeline is not None:  # of a stranger the line of its request says all
+                self._log_closed(round(trio.current_time() - started, 3))
+
+    def _log_closed(self, seconds: float) -> None:
+        end = {"end": self._ended} if self._ended else {}
+        log.info("connection closed", **self.who, requests=self._requests, seconds=seconds, **end)
 
     async def _serve(self) -> bool:
         try:
@@ -299,7 +305,7 @@ class HttpConnection:
 
     def _count_refusal(self, refusal: Refusal, reason: str) -> None:
         ledger = self._shared.ledger
-        ledger.denied(refusal.code)
+        ledger.denied(refusal.code, self._counts)
         if refusal.code not in BACKEND_FAILURES:
             ledger.refused(read_clocks().wall, self._address, self._peer.peer, reason)
 
@@ -323,6 +329,7 @@ class HttpConnection:
             await self._send_answer(answer, line, without_body=False, closes=True)
         finally:
             line.write(self.who)
+            self._shared.ledger.request_finished(None, line.finished())
 
     async def _send_answer(
         self, answer: Answer, line: RequestLine, *, without_body: bool, closes: bool

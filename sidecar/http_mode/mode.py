@@ -88,7 +88,8 @@ class HttpMode:
         decision = self._policy.policy.decide(peer.peer)
         if not decision.allowed and not await self._knows_by_now(connection, peer):
             log.warning("peer refused", **connection.who, reason=decision.reason)
-            self._refused(peer, address, "peer_not_admitted", decision.reason)
+            if not connection.has_answered:
+                self._refused(peer, address, "peer_not_admitted", decision.reason)
             return False
         if not self._connections.room_for_connections:
             await self._shared.drain.end_oldest()

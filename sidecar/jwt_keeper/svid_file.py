@@ -133,9 +133,8 @@ async def _keep(
                 tell(file.publication(fresh.svid))
             told, known = fresh.svid.token, known or fresh.svid.spiffe_id
             expiry.of(fresh.svid)
-            if written or file.table.file not in current.ledger.jwt_expires:
-                wall = read_clocks().wall
-                current.ledger.jwt_svid_written(file.table.file, wall, fresh.svid.expires)
+            wall = read_clocks().wall
+            current.ledger.jwt_svid_written(file.table.file, wall, fresh.svid.expires)
             trouble.over()
             pause = min(max(fresh.seconds_left(), _AT_LEAST_SECONDS), _CLOCK_CHECK_SECONDS)
         if await _another_id(current, known, pause):

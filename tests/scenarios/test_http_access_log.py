@@ -14,6 +14,7 @@ from tests.client import client_context
 from tests.conftest import TRAEFIK
 from tests.http_backend import Call
 from tests.http_client import HttpPeer, Site, new_id, request, running_site
+from tests.redaction import SECRET_MARKER
 
 PEER = f"spiffe://example.org{TRAEFIK}"
 POLICY = """
@@ -247,7 +248,7 @@ def test_nothing_that_was_said_is_in_the_log(style: str, authority: Authority) -
     planted: list[str] = []
 
     def secret() -> str:
-        planted.append(f"secret{secrets.token_hex(8)}")
+        planted.append(f"{SECRET_MARKER}{secrets.token_hex(8)}")
         return planted[-1]
 
     more = 'level = "debug"\n[limits]\nmax_body_bytes = 5000\n[timeouts]\nbetween_bytes = 0.5\n'

@@ -5,6 +5,7 @@ Nothing here knows generations. Raises `OSError`, or `CertFilesError` where a hi
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import grp
 import os
@@ -16,6 +17,9 @@ from pathlib import Path
 
 from sidecar.core.errors import CertFilesError
 from sidecar.core.file_plan import PlannedFile
+
+# The second: an account that is not in our user namespace, in a container say.
+_NOT_OURS_TO_GIVE = (errno.EPERM, errno.EINVAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ def write_file(path: Path, file: PlannedFile, owner: Owner) -> None:
 def _give(handle: int, path: Path, owner: Owner) -> None:
     try:
         os.fchown(handle, owner.uid, owner.gid)
-    except PermissionError as exc:
+    except OSError as exc:
+        if exc.errno not in _NOT_OURS_TO_GIVE:
+            raise
         raise CertFilesError(
             f"certificate files not written: uid {os.geteuid()} may not give {path.name} away",
             "only root changes an owner, and a group only to one that it is a member of",

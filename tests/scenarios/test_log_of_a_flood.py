@@ -1,0 +1,101 @@
+"""A flood of refused peers: the log stays small, counts them all, and still shows the others."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.ca import Authority
+from tests.client import client_context, connect, receive_exactly, refusal
+from tests.daemon import Daemon
+from tests.fake_backend import EchoBackend
+from tests.scenarios.conftest import Launch
+
+RATE = 2
+PLAIN = 300  # peers that speak no TLS: the cheapest flood there is
+FOREIGN = 50  # peers with an SVID of a trust domain that is not trusted
+ANOTHER = "127.0.0.2"
+
+
+def _refused_plainly(address: tuple[str, int], source: str = "127.0.0.1") -> None:
+    """Be refused, and wait until the daemon is through with it: by then the line is written."""
+    with socket.create_connection(address, 20, (source, 0)) as sock, suppress(ConnectionError):
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: models\r\n\r\n")
+        while sock.recv(4096):
+            pass
+
+
+def _counted(daemon: Daemon, event: str) -> tuple[int, int]:
+    """How many lines of refusals the log shows, and how many it says that it leaves out."""
+    left_out = [one["lines"] for one in daemon.lines("lines left out") if one["of"] == event]
+    return len(daemon.lines(event)), sum(left_out)
+
+
+def test_flood_makes_few_lines_and_every_refusal_counts(
+    launch: Launch,
+    backend: EchoBackend,
+    authority: Authority,
+    foreign: Authority,
+    traefik: ssl.SSLContext,
+    folder: Path,
+) -> None:
+    daemon = launch(refusals_per_second=RATE)
+    address = daemon.address
+    stranger = client_context(authority, foreign.sign(foreign.leaf()), folder)
+    begun = time.monotonic()
+    for _ in range(PLAIN):
+        _refused_plainly(address)
+    for _ in range(FOREIGN):
+        refusal(address, stranger)
+    seconds = time.monotonic() - begun
+    with connect(address, traefik) as tls:  # whoever is welcome gets in, and gets its line
+        tls.sendall(b"hello")
+        assert receive_exactly(tls, 5) == b"hello"
+    daemon.wait_for("connection closed")
+    assert daemon.stop() == 0
+    written, left_out = _counted(daemon, "peer refused")
+    assert written + left_out == PLAIN + FOREIGN
+    # The one address has half of the rate, and ten seconds of that at once.
+    assert 0 < written <= RATE / 2 * (10 + seconds) + 1
+    assert backend.connections == 1
+
+
+def test_refusal_of_another_address_is_seen_through_the_flood(launch: Launch) -> None:
+    daemon = launch(refusals_per_second=RATE)
+    address = daemon.address
+    try:
+        socket.create_server((ANOTHER, 0)).close()
+    except OSError:
+        pytest.skip(f"this host has no address {ANOTHER}")
+    for _ in range(PLAIN):
+        _refused_plainly(address)
+    _refused_plainly(address, ANOTHER)
+    assert daemon.stop() == 0
+    hosts = {line["address"].partition(":")[0] for line in daemon.lines("peer refused")}
+    assert hosts == {"127.0.0.1", ANOTHER}
+    written, left_out = _counted(daemon, "peer refused")
+    assert written + left_out == PLAIN + 1
+
+
+def test_refused_requests_are_counted_like_peers(
+    launch: Launch, authority: Authority, folder: Path
+) -> None:
+    """A peer that is known and not admitted is refused later, in HTTP, and floods as well."""
+    daemon = launch(refusals_per_second=RATE, mode="http")
+    issued = authority.sign(authority.leaf("/workload/stranger"))
+    context = client_context(authority, issued, folder)
+    for _ in range(50):
+        with connect(daemon.address, context) as tls, suppress(ConnectionError, ssl.SSLError):
+            tls.sendall(b"GET /v1/models HTTP/1.1\r\nHost: models\r\nConnection: close\r\n\r\n")
+            while tls.recv(65536):
+                pass
+    assert daemon.stop() == 0
+    for event in ("request", "peer refused"):
+        written, left_out = _counted(daemon, event)
+        assert left_out > 0
+        assert written + left_out == 50
