@@ -23,7 +23,7 @@ DEFAULT_ENDPOINT = WorkloadEndpoint(Address(None, 0, "/opt/spire/sockets/agent.s
 
 def check(path: Path, environment: Mapping[str, str]) -> Checked:
     """Read and check both files; raise `ProblemsError` with the problems of both."""
-    text = _read(path)
+    text = read_file(path)
     problems: list[Problem] = []
     config: HelperConfig | None = None
     serving = endpoint = None
@@ -40,7 +40,7 @@ def check(path: Path, environment: Mapping[str, str]) -> Checked:
     policy_file = config.policy.file if isinstance(config, Config) else _policy_file(text)
     if policy_file:
         try:
-            policy_text = _read(path.parent / policy_file)
+            policy_text = read_file(path.parent / policy_file)
             mode = config.backend.mode if isinstance(config, Config) else "http"
             policy = parse_policy(policy_text, policy_file, mode)
             serving = Serving(config, policy, policy_text) if isinstance(config, Config) else None
@@ -85,7 +85,8 @@ def warnings(checked: Checked) -> Iterator[str]:
             yield f"{config.policy.file}: {warning}"
 
 
-def _read(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """Read a text file, or raise `ConfigError`."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as exc:

@@ -11,25 +11,16 @@ from pathlib import Path
 
 from sidecar.core.address import ENDPOINT_VARIABLE
 from sidecar.core.conversion import Conversion, conversion
-from sidecar.core.errors import ConfigError
 from sidecar.core.helper_conf import Note, helper_conf
+from sidecar.operations.check import read_file
 from sidecar.operations.hcl import parse_hcl
 
 
 def convert(path: Path, environment: Mapping[str, str]) -> Conversion:
     """Convert a file; raise `ConfigError` if it cannot be read, or with all its problems."""
-    hcl = parse_hcl(_read(path), path.name)
+    hcl = parse_hcl(read_file(path), path.name)
     conf = helper_conf(hcl.document, path.name)
     done = conversion(conf, path.name, environment.get(ENDPOINT_VARIABLE, ""))
     twice = "there more than once: lists are joined, of other values the last one counts"
     repeated = tuple(Note(key, twice) for key in hcl.repeated)
     return replace(done, notes=(*repeated, *done.notes))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"cannot read {path}: it is not UTF-8 ({exc.reason})") from exc

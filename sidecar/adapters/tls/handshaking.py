@@ -1,0 +1,61 @@
+"""A peer, from its first byte to a verified stream, or to the reason why not."""
+
+from __future__ import annotations
+
+import socket
+from datetime import UTC, datetime
+
+import trio
+from OpenSSL import SSL
+
+from sidecar.adapters.tls.identity import ServerIdentity
+from sidecar.adapters.tls.judgement import Presented
+from sidecar.adapters.tls.stream import TlsStream, openssl_reason, openssl_words
+from sidecar.core.errors import PeerError
+from sidecar.core.handshake_result import HandshakeResult, openssl_result
+
+
+class HandshakeError(PeerError):
+    """A peer that did not get in; `claimed` is the ID it presented, unproven and quoted."""
+
+    def __init__(self, message: str, claimed: str, result: str) -> None:
+        super().__init__(message, result=result)
+        self.claimed = claimed
+
+
+async def handshake(sock: socket.socket, identity: ServerIdentity, seconds: float) -> TlsStream:
+    """Take a peer through the handshake, or raise `HandshakeError` with the reason."""
+    presented = Presented(identity.verifier, lambda: datetime.now(UTC))
+    connection = SSL.Connection(identity.context, sock)
+    connection.set_app_data(presented)
+    connection.set_accept_state()
+    with trio.move_on_after(seconds) as deadline:
+        try:
+            await _shake(connection, sock)
+        except SSL.Error as exc:
+            left = "the peer ended the connection during the handshake"
+            reason = presented.refusal or openssl_reason(exc, ended=left)
+            result = presented.result if presented.refusal else openssl_result(openssl_words(exc))
+            raise HandshakeError(reason, presented.claimed, result) from exc
+    if deadline.cancelled_caught:
+        text = f"no TLS handshake within {seconds:g} s"
+        raise HandshakeError(text, presented.claimed, HandshakeResult.TIMEOUT)
+    if presented.peer is None or presented.objection:
+        # Cannot happen as long as OpenSSL calls back for the leaf; nobody gets in if it does not.
+        result = HandshakeResult.BAD_CERTIFICATE
+        raise HandshakeError("certificate not judged", presented.claimed, result)
+    # What was gathered is garbage now; an idle connection should not carry it.
+    connection.set_app_data(None)
+    return TlsStream(connection, sock, presented.peer, identity)
+
+
+async def _shake(connection: SSL.Connection, sock: socket.socket) -> None:
+    while True:
+        try:
+            connection.do_handshake()
+        except SSL.WantReadError:
+            await trio.lowlevel.wait_readable(sock)
+        except SSL.WantWriteError:
+            await trio.lowlevel.wait_writable(sock)
+        else:
+            return

@@ -1,0 +1,127 @@
+"""The identity that is served with, the context made of it, and the one of the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import trio
+from OpenSSL import SSL, crypto
+
+from sidecar.adapters.tls.judgement import judge_certificate
+from sidecar.core.errors import AgentProtocolError
+from sidecar.core.identity_state import Clocks, Standing
+from sidecar.core.ledger import Ledger
+from sidecar.core.peer import (
+    MAX_INTERMEDIATES,
+    SvidVerifier,
+)
+from sidecar.core.spiffe_id import TrustDomain
+from sidecar.core.svid import Bundles, X509Svid
+
+# TLS 1.2 has no other AEAD suites with forward secrecy; TLS 1.3 brings its own.
+_TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+_VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """What we serve with: one SVID, the bundles of its update, and the context made of both."""
+
+    svid: X509Svid
+    bundles: Bundles = field(repr=False)
+    verifier: SvidVerifier = field(repr=False)
+    context: SSL.Context = field(repr=False)
+
+
+@dataclass(slots=True)
+class CurrentIdentity:
+    """The identity of the moment and our standing with the agent: one writer, many readers.
+
+    Readers take `serving()` once per connection, so that a rotation never changes a connection
+    half-way. `standing` is kept beside it because an identity may be there and yet not usable;
+    `ledger` because whoever acts by it writes down what came of it.
+    """
+
+    denied_grace_seconds: float
+    identity: ServerIdentity | None = None
+    standing: Standing = field(default_factory=Standing)
+    changed: trio.Event = field(default_factory=trio.Event)
+    ledger: Ledger = field(default_factory=lambda: Ledger(datetime.now(UTC)))
+    asks: int = 0
+    on_ask: Callable[[], None] | None = None
+
+    def replace(self, identity: ServerIdentity | None, standing: Standing) -> None:
+        """Publish a new state and wake whoever waits for `changed`."""
+        self.identity, self.standing = identity, standing
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def ask(self) -> None:
+        """Want everything fetched and written now: wakes whoever waits, and the source."""
+        self.asks += 1
+        self.replace(self.identity, self.standing)
+        if self.on_ask is not None:
+            self.on_ask()
+
+    def serving(self, clocks: Clocks) -> ServerIdentity | None:
+        """Give the identity to serve with, or None: no identity, no service."""
+        usable = self.standing.may_serve(clocks, self.denied_grace_seconds)
+        return self.identity if usable else None
+
+
+def server_identity(svid: X509Svid, bundles: Bundles, minimum_version: str) -> ServerIdentity:
+    """Build what one update is served with; a new context each time, never a changed one.
+
+    A trust store can only grow, and an authority that left its bundle must go
+    (Workload API 4.4, Default Values and Redacted Information). What OpenSSL cannot read is
+    `AgentProtocolError`, or costs a federated trust domain its place among the `bundles`.
+    """
+    authorities = _openssl_authorities(svid.spiffe_id.trust_domain, bundles)
+    try:
+        context = _server_context(svid, minimum_version)
+    except (SSL.Error, crypto.Error, ValueError) as exc:
+        raise AgentProtocolError(f"SVID {svid.spiffe_id}: OpenSSL cannot use it: {exc}") from exc
+    store = context.get_cert_store()
+    assert store is not None
+    for of_one_trust_domain in authorities.values():
+        for authority in of_one_trust_domain:
+            store.add_cert(authority)
+    # A bundle may hold an intermediate as its authority.
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    usable = {trust_domain: bundles[trust_domain] for trust_domain in authorities}
+    return ServerIdentity(svid, usable, SvidVerifier(usable), context)
+
+
+def _server_context(svid: X509Svid, minimum_version: str) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(_VERSIONS[minimum_version])
+    context.set_cipher_list(_TLS12_CIPHERS)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection gives its buffers back
+    context.use_certificate(svid.leaf)
+    for intermediate in svid.chain[1:]:
+        context.add_extra_chain_cert(intermediate)
+    context.use_privatekey(svid.private_key)
+    context.check_privatekey()
+    context.set_verify_depth(MAX_INTERMEDIATES + 1)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge_certificate)
+    return context
+
+
+def _openssl_authorities(
+    own: TrustDomain, bundles: Bundles
+) -> dict[TrustDomain, list[crypto.X509]]:
+    """Let OpenSSL read every authority; it is a little stricter than cryptography."""
+    authorities = {}
+    for trust_domain, bundle in bundles.items():
+        try:
+            authorities[trust_domain] = [
+                crypto.X509.from_cryptography(authority) for authority in bundle.authorities
+            ]
+        except (crypto.Error, ValueError) as exc:
+            if trust_domain == own:
+                raise AgentProtocolError(f"bundle of {own}: OpenSSL cannot read it: {exc}") from exc
+    return authorities

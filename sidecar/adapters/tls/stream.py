@@ -1,0 +1,130 @@
+"""The encrypted side of one connection, after its handshake."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime
+
+from cryptography.hazmat.primitives import hashes
+from OpenSSL import SSL
+
+from sidecar.adapters.tls.identity import ServerIdentity
+from sidecar.adapters.tls.judgement import without_anchor
+from sidecar.core.errors import PeerError
+from sidecar.core.spiffe_id import SpiffeId
+from sidecar.core.svid import serial_text
+
+RECORD_BYTES = 16384  # RFC 8446 5.1 (Record Layer): the most that one TLS record holds
+
+
+class TlsStream:
+    """The encrypted side of one connection; reads and writes never block and never wait."""
+
+    def __init__(
+        self,
+        connection: SSL.Connection,
+        sock: socket.socket,
+        peer: SpiffeId,
+        identity: ServerIdentity,
+    ) -> None:
+        self._connection = connection
+        self.sock = sock
+        self.peer = peer
+        self.identity = identity  # that the handshake was made with
+        leaf = connection.get_peer_certificate(as_cryptography=True)
+        assert leaf is not None
+        self.serial = serial_text(leaf)
+        self.not_before = leaf.not_valid_before_utc
+        self.not_after = leaf.not_valid_after_utc
+        self.fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
+
+    def prove_again(self, identity: ServerIdentity, now: datetime) -> None:
+        """Judge the peer by another identity's bundles, or raise `PeerError`.
+
+        For connections that are older than the bundles of the moment: an authority that has left
+        its bundle speaks for nobody any more.
+        """
+        try:
+            leaf = self._connection.get_peer_certificate(as_cryptography=True)
+            sent = self._connection.get_peer_cert_chain(as_cryptography=True) or []
+        except Exception as exc:
+            # What the handshake had no need to look at may be unreadable.
+            raise PeerError(f"certificate not accepted: {type(exc).__name__}: {exc}") from exc
+        assert leaf is not None
+        chain = [leaf, *(one for one in sent if one != leaf)]
+        identity.verifier.verify(without_anchor(chain), now)
+
+    def drain(self, buffer: memoryview) -> tuple[int, bool]:
+        """Read what is there, as far as `buffer` has room; give the count and "it has ended".
+
+        The end (close_notify) comes once, possibly with the last bytes. An end of TCP without it
+        is `EOFError`, a connection that broke `ConnectionError`; `BlockingIOError` means that
+        reading has to write first.
+        """
+        count = 0
+        while count + RECORD_BYTES <= len(buffer):
+            try:
+                got = self._connection.recv_into(buffer[count:], RECORD_BYTES)
+            except SSL.WantReadError:
+                break
+            except SSL.ZeroReturnError:
+                return count, True
+            except SSL.WantWriteError:
+                if count:
+                    break
+                raise BlockingIOError from None
+            except SSL.Error as exc:
+                kind = EOFError if _is_end_of_tcp(exc) else ConnectionError
+                raise kind(openssl_reason(exc)) from exc
+            count += got
+            if got < RECORD_BYTES:
+                break  # a short record: asking once more would mostly be in vain
+        return count, False
+
+    def send(self, data: memoryview | bytes) -> int:
+        """Encrypt and send what fits; give the count, 0 when the socket is full."""
+        sent = 0
+        view = memoryview(data)
+        while sent < len(view):
+            try:
+                sent += self._connection.send(view[sent : sent + RECORD_BYTES])
+            except SSL.WantWriteError:
+                break
+            except SSL.Error as exc:
+                raise ConnectionError(openssl_reason(exc)) from exc
+        return sent
+
+    def send_end(self) -> bool:
+        """Send close_notify (no more bytes from us); False when the socket is full.
+
+        What the peer still sends can be read afterwards: a half-close, as with TCP.
+        """
+        try:
+            self._connection.shutdown()
+        except SSL.WantWriteError:
+            return False
+        except SSL.Error as exc:
+            raise ConnectionError(openssl_reason(exc)) from exc
+        return True
+
+
+def _is_end_of_tcp(exc: SSL.Error) -> bool:
+    """Tell whether TCP ended where TLS had not."""
+    return isinstance(exc, SSL.SysCallError) and exc.args[0] == -1
+
+
+def openssl_words(exc: SSL.Error) -> list[str]:
+    """Give OpenSSL's own words; none where the connection broke."""
+    if isinstance(exc, SSL.SysCallError):
+        return []
+    return [entry[-1] for entry in exc.args[0]] if exc.args else []
+
+
+def openssl_reason(exc: SSL.Error, ended: str = "ended without close_notify") -> str:
+    """Give OpenSSL's reason as a person would say it; `ended` is what an end of TCP means."""
+    if isinstance(exc, SSL.SysCallError):
+        return ended if _is_end_of_tcp(exc) else str(exc.args[1])
+    reasons = openssl_words(exc)
+    if "peer did not return a certificate" in reasons:
+        return "no certificate presented"
+    return "; ".join(reasons) or type(exc).__name__
