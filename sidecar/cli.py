@@ -33,7 +33,7 @@ _config_option = click.option(
     "--config",
     "config_file",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="FILE",
     help="The configuration, sidecar.toml.",
 )
@@ -204,7 +204,9 @@ def demo(keep: bool) -> None:
 
 
 @main.command("convert")
-@click.argument("helper_conf", type=click.Path(path_type=Path), metavar="HELPER_CONF")
+@click.argument(
+    "helper_conf", type=click.Path(readable=False, path_type=Path), metavar="HELPER_CONF"
+)
 def convert_command(helper_conf: Path) -> None:
     """Print the sidecar.toml for a configuration of spiffe-helper, and on stderr what differs."""
     # Here and not above: a daemon has no use for the parser.
