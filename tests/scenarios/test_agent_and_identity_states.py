@@ -211,8 +211,9 @@ def test_restart_of_the_agent_does_not_lift_a_denial(
 def test_agent_lost_does_not_claim_to_serve_with_an_expired_svid(
     launch: Launch, agent: AgentProcess, authority: Authority, traefik: ssl.SSLContext
 ) -> None:
-    agent.send(authority.svid(not_after=timedelta(seconds=3)), authority.bundle)
     daemon = launch()
+    daemon.wait_for("ready")  # its start takes longer than a short life on a busy machine
+    agent.send(authority.svid(not_after=timedelta(seconds=3)), authority.bundle)
     daemon.wait_for("state changed", state="expired", serving=False)
     agent.kill()
     assert daemon.wait_for("agent lost")["serving"] is False
@@ -222,9 +223,11 @@ def test_agent_lost_does_not_claim_to_serve_with_an_expired_svid(
 def test_svid_that_expires_while_the_agent_is_away(
     launch: Launch, agent: AgentProcess, authority: Authority, traefik: ssl.SSLContext
 ) -> None:
-    agent.send(authority.svid(not_after=timedelta(seconds=4)), authority.bundle)
     daemon = launch()
     with connect(daemon.address, traefik) as stream:
+        svid = authority.svid(not_after=timedelta(seconds=5))
+        agent.send(svid, authority.bundle)
+        daemon.wait_for("identity rotated", serial=svid.serial)
         agent.kill()
         daemon.wait_for("state changed", state="agent_lost", serving=True)
         _serves(daemon, traefik)
