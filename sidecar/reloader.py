@@ -65,12 +65,13 @@ async def follow_files(
     hangups: AsyncIterator[int],
     ending: trio.Event,
     manager: Notifier,
+    ledger: Ledger,
 ) -> None:
     """Follow the files and SIGHUP, until the end begins: then nothing changes any more."""
     async with trio.open_nursery() as nursery:
         for file in files:
             nursery.start_soon(_follow, file)
-        nursery.start_soon(_follow_hangups, files, hangups, manager)
+        nursery.start_soon(_follow_hangups, files, hangups, manager, ledger)
         await ending.wait()
         nursery.cancel_scope.cancel()
     async for _ in hangups:
@@ -78,13 +79,16 @@ async def follow_files(
 
 
 async def _follow_hangups(
-    files: Sequence[Followed], hangups: AsyncIterator[int], manager: Notifier
+    files: Sequence[Followed], hangups: AsyncIterator[int], manager: Notifier, ledger: Ledger
 ) -> None:
     async for _ in hangups:
-        manager.reloading()
+        is_ready = bool(ledger.listening)  # or "ready" after the reload would be the first one
+        if is_ready:
+            manager.reloading()
         for file in files:
             await _reload(file, "SIGHUP")
-        manager.ready()
+        if is_ready:
+            manager.ready()
 
 
 def followed_policy(path: Path, text: str, current: CurrentPolicy, of: ConfigInForce) -> Followed:
@@ -113,12 +117,17 @@ def followed_config(path: Path, text: str, of: ConfigInForce) -> Followed:
             hint = "what is not named here is in force"
             log.warning("configuration needs a restart", keys=new.needs_restart, hint=hint)
         of.needs_restart = new.needs_restart
-        if new.changed or asked_by == "SIGHUP":
+        of.ledger.config_loaded(new.needs_restart)
+        if new.changed:
             of.config = new.config
             of.apply(new.config)
+        if new.changed or asked_by == "SIGHUP":
             log.info("configuration loaded", changed=new.changed, asked_by=asked_by)
 
-    return Followed("configuration", path, take, text)
+    def refused(problems: Sequence[str]) -> None:
+        of.ledger.config_refused(problems)
+
+    return Followed("configuration", path, take, text, on_refused=refused)
 
 
 async def warn(policy: Policy, config: Config) -> None:

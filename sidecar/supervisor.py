@@ -112,7 +112,9 @@ async def _serve(
         daemon.start_soon(server.relay.run)
         daemon.start_soon(server.keeper.run)
         daemon.start_soon(warn, server.policy.policy, config)
-        daemon.start_soon(follow_files, server.files, hangups, server.ending, manager)
+        daemon.start_soon(
+            follow_files, server.files, hangups, server.ending, manager, server.current.ledger
+        )
         async with trio.open_nursery() as connections:
             door = trio.CancelScope()
             daemon.start_soon(_stop_on_signal, signals, server, manager, door, connections)

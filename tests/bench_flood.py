@@ -7,7 +7,8 @@ connection takes to its first answer, how many lines the log has, and memory.
 
 The flood comes from processes that are nice: on other hosts they would not take our CPU time,
 either. FLOODERS=8 makes it one of fewer connections at a time. PROFILE=file writes where the
-daemon's time went.
+daemon's time went. PASSES=1 tells the CPU time of each pass of the daemon's scheduler, which is
+what a token waits for at most, whatever else the machine does; it costs some time itself.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import trio
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from sidecar.cli import main as main_command
 from tests.bench_http import (
     _AT,
     SMALL,
@@ -55,6 +59,7 @@ FLOODERS = int(os.environ.get("FLOODERS", "32"))  # connections of the flood at 
 FLOOD_PROCESSES = 2
 NEWCOMER_SECONDS = 0.25  # from one good new connection to the next one
 NICE = 10
+WATCHED = any(map(os.environ.get, ("PASSES", "PROFILE")))
 
 
 # The processes around.
@@ -87,7 +92,12 @@ def newcomers(port: int, folder: Path) -> None:
     """Connect, ask and leave, again and again until the input ends; tell how long each took."""
     context = context_of(folder, "traefik")
     over, seconds, failed = threading.Event(), [], 0
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def hear() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=hear, daemon=True).start()
     while not over.wait(NEWCOMER_SECONDS):
         begun = time.perf_counter()
         try:
@@ -119,12 +129,37 @@ def child(*arguments: object) -> subprocess.Popen[str]:
 # The daemon.
 
 
+class Passes(trio.abc.Instrument):
+    """The CPU time of each pass of the scheduler, to a file at the end: when, and how long."""
+
+    def __init__(self) -> None:
+        self._begun = time.thread_time()
+        self.passes: list[tuple[float, float]] = []
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._begun = time.thread_time()
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.passes.append((time.monotonic(), time.thread_time() - self._begun))
+
+
+def run_watched(config: Path) -> None:
+    """Be the daemon, and watch its scheduler."""
+    run, watcher = trio.run, Passes()
+    trio.run = partial(run, instruments=[watcher])  # type: ignore[assignment]
+    try:
+        main_command(["run", "--config", str(config)])
+    finally:
+        config.with_name("passes.json").write_text(json.dumps(watcher.passes))
+
+
 @dataclass
 class Site:
     """The daemon with all that it needs."""
 
     folder: Path
     way: Way
+    phases: list[tuple[str, float, float]] = field(default_factory=list)  # name, begin, end
 
     @property
     def port(self) -> int:
@@ -158,16 +193,31 @@ def sites() -> Iterator[Site]:
         own = free_port()
         command = start_sidecar(folder, authority, f"127.0.0.1:{port}", own)
         config = folder / "sidecar.toml"
-        config.write_text(config.read_text().replace("refusals_per_second = 0", ""))
+        text = config.read_text().replace("refusals_per_second = 0", "")
+        if WATCHED:
+            text += "[sandbox]\nenabled = false\n"  # it could not write down what it saw
+        config.write_text(text)
+        phases: list[tuple[str, float, float]] = []
+        parts.callback(show_passes, folder / "passes.json", phases)  # when the daemon has ended
         pid = parts.enter_context(daemon(command, own, folder / "sidecar.log"))
         context = client_context(authority, issued, folder)
-        yield Site(folder, Way("sidecar", ("127.0.0.1", own), context, pid))
+        yield Site(folder, Way("sidecar", ("127.0.0.1", own), context, pid), phases)
+
+
+def show_passes(file: Path, phases: list[tuple[str, float, float]]) -> None:
+    if not file.exists():
+        return
+    passes = json.loads(file.read_text())
+    for name, begin, end in phases:
+        print(f"  passes, {name}: {shown([cpu for at, cpu in passes if begin <= at <= end])}")
 
 
 @contextmanager
 def daemon(command: list[str], port: int, log: Path) -> Iterator[int]:
     """The daemon, ended so that a profile is written and the log is whole."""
-    if profile := os.environ.get("PROFILE"):
+    if os.environ.get("PASSES"):
+        command = [command[0], "-m", "tests.bench_flood", "--daemon", command[-1]]
+    elif profile := os.environ.get("PROFILE"):
         command = [command[0], "-m", "cProfile", "-o", profile, *command[1:]]
     with log.open("wb") as file, subprocess.Popen(command, stderr=file) as process:
         try:
@@ -198,8 +248,12 @@ class Streams:
     seen: dict[Reader, int] = field(default_factory=dict)
 
     def watch(self, seconds: float, until: threading.Event | None = None) -> list[float]:
-        """Take tokens for so long, or until something is over."""
+        """Take tokens for so long, or until something is over.
+
+        Those that were sent while nobody watched have waited for us.
+        """
         tokens: list[float] = []
+        first = time.monotonic_ns()
         end = time.perf_counter() + seconds
         with selecting(self.readers) as wait:
             for reader in self.readers:
@@ -210,7 +264,8 @@ class Streams:
                     reader.read()
                     now = time.monotonic_ns()
                     for event in _AT.finditer(reader.body, self.seen[reader]):
-                        tokens.append((now - int(event[1])) / 1e9)
+                        if int(event[1]) >= first:
+                            tokens.append((now - int(event[1])) / 1e9)
                         self.seen[reader] = event.end()
                     if reader.complete:
                         self._ask(reader)
@@ -224,9 +279,10 @@ class Streams:
 def measure(what: str, site: Site, streams: Streams, until: threading.Event | None = None) -> float:
     """Watch streams and newcomers; print what came out, give p99 of the tokens."""
     coming = child("--newcomers", site.port, site.folder)
-    begun, cpu, lines = time.perf_counter(), site.way.cpu_seconds(), len(site.log_lines())
+    begun, cpu, lines = time.monotonic(), site.way.cpu_seconds(), len(site.log_lines())
     tokens = streams.watch(600 if until else QUIET_SECONDS, until)
-    seconds = time.perf_counter() - begun
+    seconds = time.monotonic() - begun
+    site.phases.append((what, begun, begun + seconds))
     cpu, lines = site.way.cpu_seconds() - cpu, len(site.log_lines()) - lines
     memory = site.memory()
     came = json.loads(coming.communicate("")[0])
@@ -287,6 +343,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--flood", port, folder, count, threads]:
             flood(int(port), Path(folder), int(count), int(threads))
+        case ["--daemon", config]:
+            run_watched(Path(config))
         case ["--newcomers", port, folder]:
             newcomers(int(port), Path(folder))
         case _:

@@ -909,6 +909,35 @@ async def test_keeper_rests_when_nothing_changes(
     assert all(one.cut_at is None for one in connections)
 
 
+async def test_change_leaves_nothing_to_do_twice(
+    begin: Begin, autojump_clock: MockClock, wall: Wall
+) -> None:
+    """Whoever was judged a thousand times has one moment, and is looked at when it comes."""
+    story = begin()
+    connections = [await story.connect(story.peer(life=HOUR)) for _ in range(5)]
+    for _ in range(1000):
+        story.policy.replace(ALL)
+        await story.rest()
+    before = wall.looks
+    await trio.sleep(HOUR + 10)
+    assert wall.looks - before <= 2 * HOUR / CLOCK_SECONDS
+    assert all(just_after(HOUR, one.ended_at) for one in connections)
+
+
+async def test_clock_that_was_set_is_dealt_with_once(
+    begin: Begin, autojump_clock: MockClock, wall: Wall
+) -> None:
+    story = begin()
+    connections = [await story.connect() for _ in range(50)]
+    await trio.sleep(60)
+    wall.ahead += 60
+    await trio.sleep(60)
+    before = wall.looks
+    await trio.sleep(HOUR)
+    assert wall.looks - before <= 2 * HOUR / CLOCK_SECONDS
+    assert all(one.goes_on for one in connections)
+
+
 async def test_connection_that_does_not_leave_when_it_is_cut_keeps_nobody_busy(
     nursery: trio.Nursery, begin: Begin, autojump_clock: MockClock, wall: Wall
 ) -> None:

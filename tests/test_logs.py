@@ -180,9 +180,12 @@ def test_port_makes_no_peer_of_its_own() -> None:
 def test_what_is_left_out_is_told_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.logs._SUMMARY_SECONDS", 0.0)
     told = threading.Event()
-    monkeypatch.setattr(
-        LogWriter, "_write_whole", lambda _self, line: "left out" in line and told.set()
-    )
+
+    def read(_self: LogWriter, line: str) -> None:
+        if "left out" in line:
+            told.set()
+
+    monkeypatch.setattr(LogWriter, "_write_whole", read)
 
     def say() -> None:
         _refuse(1000)

@@ -109,7 +109,9 @@ def begin(
     in_force = ConfigInForce(config, lambda _: None)
     nursery.start_soon(warn, current.policy, config)
     policy = followed_policy(path, found, current, in_force)
-    nursery.start_soon(follow_files, [policy], hangups(), trio.Event(), NoNotifier())
+    nursery.start_soon(
+        follow_files, [policy], hangups(), trio.Event(), NoNotifier(), in_force.ledger
+    )
     return Story(path, lines, current, sender)
 
 

@@ -12,7 +12,7 @@ import trio
 from sidecar.core.address import Address
 
 _SECONDS = 5.0
-_FRESH_SECONDS = 1.0
+_FRESH_SECONDS = 0.5
 
 
 class BackendHealth:

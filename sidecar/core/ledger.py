@@ -106,6 +106,8 @@ class Ledger:
         self.hook_runs: Counter[tuple[str, str]] = Counter()
         self.policy = Record()
         self.policy_problems: tuple[str, ...] = ()
+        self.config_problems: tuple[str, ...] = ()
+        self.needs_restart: tuple[str, ...] = ()
         self.backend: BackendRecord | None = None
 
     # Peers and their requests.
@@ -213,6 +215,14 @@ class Ledger:
         self.policy_problems = tuple(text[:MAX_TEXT] for text in problems[:MAX_PROBLEMS])
         self.policy.failed(now, "; ".join(self.policy_problems))
         self.policy_problems = self.policy_problems or (self.policy.error,)
+
+    def config_loaded(self, needs_restart: Sequence[str]) -> None:
+        """Take note of a configuration that is in force, but for what needs a restart."""
+        self.config_problems, self.needs_restart = (), tuple(needs_restart)
+
+    def config_refused(self, problems: Sequence[str]) -> None:
+        """Take note of a configuration that was not put in force, and why."""
+        self.config_problems = tuple(text[:MAX_TEXT] for text in problems[:MAX_PROBLEMS])
 
     def backend_checked(self, now: datetime, reason: str | None) -> None:
         """Take note of the backend's health: None, or the reason against it."""

@@ -37,6 +37,8 @@ class ReasonName(enum.StrEnum):
     RENEWAL_OVERDUE = "renewal_overdue"
     JWT_SVID_FAILED = "jwt_svid_failed"
     BAD_POLICY = "bad_policy"
+    BAD_CONFIG = "bad_config"
+    NEEDS_RESTART = "needs_restart"
     HOOK_FAILED = "hook_failed"
 
 
@@ -126,11 +128,18 @@ def _of_backend(status: Status) -> Iterator[Reason]:
 
 
 def _of_policy(status: Status) -> Iterator[Reason]:
-    policy = status.policy
-    if policy and policy.problems:
-        many = f" (and {len(policy.problems) - 1} more)" if len(policy.problems) > 1 else ""
-        text = f"the old one is in force: {policy.problems[0]}{many}"
-        yield _reason(ReasonName.BAD_POLICY, text)
+    if status.policy and status.policy.problems:
+        yield _reason(ReasonName.BAD_POLICY, _old_one(status.policy.problems))
+    if status.config_problems:
+        yield _reason(ReasonName.BAD_CONFIG, _old_one(status.config_problems))
+    if status.needs_restart:
+        text = f"not in force before a restart: {', '.join(status.needs_restart)}"
+        yield _reason(ReasonName.NEEDS_RESTART, text)
+
+
+def _old_one(problems: tuple[str, ...]) -> str:
+    many = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"the old one is in force: {problems[0]}{many}"
 
 
 def _of_files(status: Status) -> Iterator[Reason]:

@@ -75,6 +75,8 @@ def snapshot(process: Process, ledger: Ledger, moment: Moment) -> Status:
         ),
         backend=_backend(serving, ledger) if serving else None,
         policy=_policy(serving, ledger, moment.policy) if serving and moment.policy else None,
+        config_problems=ledger.config_problems,
+        needs_restart=ledger.needs_restart,
         load=_load(serving, ledger) if serving else None,
         peers=tuple(_peers(ledger)),
         refusals=tuple(_refusals(ledger)),

@@ -11,6 +11,8 @@ import trio
 
 from sidecar.core.http_gate import HttpGate
 
+_FIRST_REQUEST_SECONDS = 2.0
+
 
 class GivesWayError(Exception):
     """A connection that only waited has to end."""
@@ -24,13 +26,19 @@ class Drain:
         self.gates: set[HttpGate] = set()  # of all connections
         # Who waits for the beginning of a request, and for the rest of one; the oldest first.
         self._idle: dict[socket.socket, trio.CancelScope] = {}
+        self._fresh: dict[socket.socket, trio.CancelScope] = {}  # that never had one
         self._begun: dict[socket.socket, trio.CancelScope] = {}
 
-    async def first_bytes(self, sock: socket.socket, deadline: float) -> bool:
-        """Wait for a request; False when none comes in time, `GivesWayError` when it has to end."""
-        if self.begun:
+    async def first_bytes(self, sock: socket.socket, deadline: float, *, is_first: bool) -> bool:
+        """Wait for a request; False when none comes in time, `GivesWayError` when it has to end.
+
+        Who has just connected when the end begins still asks one thing: it could not know.
+        """
+        if self.begun and not is_first:
             raise GivesWayError
-        return await _readable(sock, deadline, self._idle)
+        if self.begun:
+            deadline = min(deadline, trio.current_time() + _FIRST_REQUEST_SECONDS)
+        return await _readable(sock, deadline, self._fresh if is_first else self._idle)
 
     async def more_bytes(self, sock: socket.socket, deadline: float) -> bool:
         """Wait for the rest of a head, as `first_bytes`; the end that begins lets it come."""
@@ -38,7 +46,7 @@ class Drain:
 
     async def end_oldest(self) -> None:
         """Let the connection that has waited for longest end, to make room for another one."""
-        group = self._idle or self._begun
+        group = self._idle or self._fresh or self._begun
         sock = next(iter(group), None)
         if sock is not None:
             group.pop(sock).cancel()
@@ -47,16 +55,24 @@ class Drain:
 
     def end(self, sock: socket.socket) -> None:
         """Let one connection end, if it waits for the beginning of a request."""
-        if sock in self._idle:
-            self._idle.pop(sock).cancel()
+        for group in (self._idle, self._fresh):
+            if sock in group:
+                group.pop(sock).cancel()
+
+    def end_idle(self) -> None:
+        """Let all connections end that have had an answer and wait for another request."""
+        for sock in list(self._idle):
+            self.end(sock)
 
     def begin(self) -> None:
         """Begin the end."""
         self.begun = True
         for gate in self.gates:
             gate.close_after_answer()
-        for sock in list(self._idle):
-            self.end(sock)
+        self.end_idle()
+        soon = trio.current_time() + _FIRST_REQUEST_SECONDS
+        for scope in self._fresh.values():
+            scope.deadline = min(scope.deadline, soon)
 
 
 async def _readable(

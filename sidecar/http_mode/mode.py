@@ -77,10 +77,13 @@ class HttpMode:
 
     def apply(self, config: Config) -> None:
         """Serve new connections by another configuration; old ones end with their next answer."""
+        moved = config.backend.address != self._shared.config.backend.address
         self._shared.is_old = True
         self._admission.limits = config.limits
         self._slots.apply(config.limits)
         self._shared = self._made_of(config)
+        if moved:
+            self._drain.end_idle()  # their next request would go to where the backend was
 
     async def serve(self, peer: TlsStream, address: str) -> bool:
         """Serve the peer's requests; False when it is to read a last word."""

@@ -42,6 +42,7 @@ class PeerEnd:
     ) -> None:
         self._peer, self._gate, self._timeouts, self._drain = peer, gate, timeouts, drain
         self.ended = False  # whether no request is waited for any more
+        self._has_asked = False
         self._read_wants_write = False  # a key update that the peer asked for must go out first
 
     async def next_head(self, idle_seconds: float, link: BackendLink) -> bool:
@@ -66,6 +67,7 @@ class PeerEnd:
             if not await self._drain.more_bytes(self._peer.sock, deadline):
                 raise HttpError(408, "request_timeout", f"no complete head within {seconds:g} s")
             await self._read_by(deadline)
+        self._has_asked = True
         return True
 
     async def _read_by(self, deadline: float) -> None:
@@ -80,10 +82,14 @@ class PeerEnd:
             return False
         if link.is_open:
             soon = min(deadline, trio.current_time() + FRESH_SECONDS)
-            if await self._drain.first_bytes(self._peer.sock, soon):
+            if await self._wait(soon):
                 return True
             link.drop()
-        return await self._drain.first_bytes(self._peer.sock, deadline)
+        return await self._wait(deadline)
+
+    async def _wait(self, deadline: float) -> bool:
+        is_first = not self._has_asked
+        return await self._drain.first_bytes(self._peer.sock, deadline, is_first=is_first)
 
     async def _ready(self) -> None:
         """Wait until there is something to read."""

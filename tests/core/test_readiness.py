@@ -233,6 +233,8 @@ def test_names_of_reasons_are_those_that_programs_know() -> None:
         "renewal_overdue",
         "jwt_svid_failed",
         "bad_policy",
+        "bad_config",
+        "needs_restart",
         "hook_failed",
     ]
 

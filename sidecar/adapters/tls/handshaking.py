@@ -14,6 +14,10 @@ from sidecar.adapters.tls.stream import TlsStream, openssl_reason, openssl_words
 from sidecar.core.errors import PeerError
 from sidecar.core.handshake_result import HandshakeResult, openssl_result
 
+# One step of one handshake in each pass of the scheduler: it takes up to a millisecond, and the
+# streams of others come in between.
+_TURN = trio.Lock()
+
 
 class HandshakeError(PeerError):
     """A peer that did not get in; `claimed` is the ID it presented, unproven and quoted."""
@@ -52,7 +56,8 @@ async def handshake(sock: socket.socket, identity: ServerIdentity, seconds: floa
 async def _shake(connection: SSL.Connection, sock: socket.socket) -> None:
     while True:
         try:
-            connection.do_handshake()
+            async with _TURN:
+                connection.do_handshake()
         except SSL.WantReadError:
             await trio.lowlevel.wait_readable(sock)
         except SSL.WantWriteError:

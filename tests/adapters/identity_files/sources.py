@@ -113,6 +113,16 @@ class Asked:
         self._files = files
         nursery.start_soon(self._ask)
 
+    async def sees(self, writer: Writer, contents: Contents) -> None:
+        """Have an identity put in place while the source waits, and wait until it has it."""
+        await rest()
+        writer.put(contents)
+
+        def seen() -> bool:
+            return bool(self.events) and serial_of(self.events[-1]) == contents.serial
+
+        await until(seen, "the change")
+
     async def _ask(self) -> None:
         while True:
             self.events.append(await self._files.next_event())

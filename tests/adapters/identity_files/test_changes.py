@@ -17,9 +17,11 @@ from trio.testing import MockClock
 from sidecar.adapters.file_changes import FileChanges
 from sidecar.adapters.identity_files import reading
 from sidecar.adapters.identity_files.source import SETTLE_SECONDS
+from sidecar.core.errors import WatchError
 from sidecar.core.identity_event import IdentityEvent, Lost, Unreadable, Updated
 from tests.adapters.deadlines import until, within
 from tests.adapters.identity_files.sources import (
+    A_MOMENT,
     FAST,
     HEARD,
     MOVED,
@@ -240,6 +242,56 @@ async def test_without_a_watch_changes_are_seen_all_the_same(
     assert (line["event"], line["log_level"]) == ("identity files not watched", "warning")
     assert "cannot watch" in line["reason"]
     assert line["looked_at_seconds"] == OFTEN
+
+
+@within(MOVED)
+async def test_watch_that_stays_impossible_is_told_once(
+    writer: Writer,
+    opened: Open,
+    authority: Authority,
+    nursery: trio.Nursery,
+    mock_clock: MockClock,
+    lines: list[Line],
+) -> None:
+    writer.put(Contents.new(authority))
+    asking = Asked(opened(writer.paths, Impossible, OFTEN), nursery)
+    for _ in range(5):
+        await pass_time(600, 60)
+        contents = Contents.new(authority)
+        writer.put(contents)
+        await pass_time(A_MOMENT)
+        assert serial_of(asking.events[-1]) == contents.serial
+    assert [line["event"] for line in lines] == ["identity files not watched"]
+
+
+@within(MOVED)
+async def test_watch_that_was_impossible_is_tried_again(
+    writer: Writer,
+    opened: Open,
+    authority: Authority,
+    nursery: trio.Nursery,
+    mock_clock: MockClock,
+    lines: list[Line],
+) -> None:
+    """Too many files were open for a moment: that is no reason to be slow for ever."""
+    tried: list[Path] = []
+
+    class SoonPossible(Deaf):
+        def __enter__(self) -> Deaf:
+            tried.append(writer.place)
+            if len(tried) == 1:
+                raise WatchError("cannot watch for changes: too many open files")
+            return self
+
+    writer.put(Contents.new(authority))
+    asking = Asked(opened(writer.paths, SoonPossible, OFTEN), nursery)
+    for _ in range(5):
+        await pass_time(600, 60)
+        writer.put(Contents.new(authority))
+        await pass_time(A_MOMENT)
+    assert len(asking.events) == 6
+    assert len(tried) == 2
+    assert len(lines) == 1
 
 
 @within(30 * FAST)

@@ -19,6 +19,7 @@ from sidecar.core.svid import certificates
 from tests.adapters.deadlines import within
 from tests.adapters.identity_files.sources import (
     HEARD,
+    Asked,
     ORDERS,
     Open,
     newest,
@@ -87,6 +88,7 @@ async def test_every_replacement_is_seen(
 
 @HEARD
 @pytest.mark.parametrize("make_writer", WRITERS)
+@pytest.mark.usefixtures("fine_times")
 @within(30)
 async def test_replacement_is_seen_that_is_made_while_somebody_waits(
     made: Writer,
@@ -96,12 +98,11 @@ async def test_replacement_is_seen_that_is_made_while_somebody_waits(
     watch: Any,
     poll_seconds: float,
 ) -> None:
-    first, second = Contents.new(authority), Contents.new(authority)
-    made.put(first)
-    files = opened(made.paths, watch, poll_seconds)
-    await newest(files, first.serial)
-    nursery.start_soon(trio.to_thread.run_sync, made.put, second)
-    await newest(files, second.serial)
+    made.put(Contents.new(authority))
+    asking = Asked(opened(made.paths, watch, poll_seconds), nursery)
+    for _ in range(4):
+        await asking.sees(made, Contents.new(authority))
+    nursery.cancel_scope.cancel()
 
 
 @HEARD
@@ -171,36 +172,42 @@ def test_paths_of_the_configuration_are_relative_to_its_folder(
     ]
 
 
+@pytest.mark.usefixtures("fine_times")
 @within(30)
 async def test_relative_paths_are_watched(
-    writer: Writer, opened: Open, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    writer: Writer,
+    opened: Open,
+    authority: Authority,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(writer.place.parent)
-    files = opened(paths_in(Path("identity")))
-    for _ in range(2):
-        contents = Contents.new(authority)
-        writer.put(contents)
-        await newest(files, contents.serial)
+    writer.put(Contents.new(authority))
+    asking = Asked(opened(paths_in(Path("identity"))), nursery)
+    for _ in range(3):
+        await asking.sees(writer, Contents.new(authority))
+    nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("above", ["straight", "/through a link"])
+@pytest.mark.parametrize("above", ["straight", "through a link"])
+@pytest.mark.usefixtures("fine_times")
 @within(30)
 async def test_folder_behind_a_link_and_dots_is_watched(
-    tmp_path: Path, opened: Open, authority: Authority, above: str
+    tmp_path: Path, opened: Open, authority: Authority, nursery: trio.Nursery, above: str
 ) -> None:
     """`etc/tls.crt` -> `side/../real/tls.crt`, and `side` is a link itself: `..` is not text."""
     for name in ("etc", "far/side", "far/real"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "etc/side").symlink_to("../far/side")
     writer = OneByOne(tmp_path / "far/real", rename_over)
+    writer.put(Contents.new(authority))
     for name in NAMES:
         (tmp_path / "etc" / name).symlink_to(f"side/../real/{name}")
     folder = tmp_path / "etc"
     if above != "straight":
         (tmp_path / "link").symlink_to("etc")
         folder = tmp_path / "link"
-    files = opened(paths_in(folder))
+    asking = Asked(opened(paths_in(folder)), nursery)
     for _ in range(3):
-        contents = Contents.new(authority)
-        writer.put(contents)
-        await newest(files, contents.serial)
+        await asking.sees(writer, Contents.new(authority))
+    nursery.cancel_scope.cancel()
