@@ -15,9 +15,10 @@ SECRET_MARKER = "sEcReT7mArKeR"
 _SHAPES = {
     "a private key in PEM": re.compile(r"PRIVATE KEY"),
     "PEM": re.compile(r"-----(BEGIN|END) "),
-    # PKCS#8 of P-256 and P-384, Ed25519 and RSA; SEC1 of P-256 and P-384.
+    # PKCS#8 of P-256, P-384, Ed25519 and RSA (whose length differs from key to key); SEC1 of P-256
+    # and P-384; PKCS#1.
     "a private key in base64": re.compile(
-        r"MIGHAgEA|MIG2AgEA|MC4CAQAwBQYDK2Vw|MIIEv[QgwAI]|MHcCAQEE|MIGkAgEB"
+        r"MIGHAgEA|MIG2AgEA|MC4CAQAwBQYDK2Vw|MIIEv|IBADANBgkqhkiG9w|MHcCAQEE|MIGkAgEB|IBAAKCAQ"
     ),
     "a JWT": re.compile(r"eyJ[\w-]{8,}\.(eyJ)?[\w-]{8,}\.?"),
     # With a capital or a digit somewhere: "basic constraints" are no credentials.

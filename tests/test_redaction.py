@@ -19,7 +19,7 @@ from tests.redaction import SECRET_MARKER, SecretShownError, assert_redacted
 KEYS: dict[str, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey] = {
     "P-256": ec.generate_private_key(ec.SECP256R1()),
     "P-384": ec.generate_private_key(ec.SECP384R1()),
-    "Ed25519": ed25519.Ed25519PrivateKey.generate(),
+    "Ed25519": ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32))),
     "RSA": rsa_key(2048),
 }
 

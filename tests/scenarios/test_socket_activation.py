@@ -34,8 +34,7 @@ PEERS = 4
 GUARD_SECONDS = 60.0
 # As systemd does it: the socket on descriptor 3, for this very process.
 _HAND_OVER = 'exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
-_CLOSED = "a connection that has not asked yet is closed unanswered when the drain begins"
-MODES = ["stream", pytest.param("http", marks=pytest.mark.xfail(reason=_CLOSED))]
+MODES = ["stream", "http"]
 
 
 class ActivatedDaemon(Daemon):

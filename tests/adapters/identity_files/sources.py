@@ -21,7 +21,9 @@ from sidecar.core.errors import WatchError
 from sidecar.core.identity_event import IdentityEvent, Updated
 from sidecar.core.identity_update import RawUpdate
 from sidecar.core.svid import certificates, serial_text
+from tests.adapters.deadlines import until
 from tests.ca import Authority
+from tests.held_clock import rest
 from tests.identity_writers import (
     BUNDLE,
     CERTIFICATE,

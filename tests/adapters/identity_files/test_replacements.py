@@ -19,8 +19,8 @@ from sidecar.core.svid import certificates
 from tests.adapters.deadlines import within
 from tests.adapters.identity_files.sources import (
     HEARD,
-    Asked,
     ORDERS,
+    Asked,
     Open,
     newest,
 )
