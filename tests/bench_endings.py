@@ -68,7 +68,10 @@ CAUSES: list[tuple[str, Cause]] = [
 
 
 class Probes:
-    """New requests without a pause; `passed` is when the last one began that was answered."""
+    """New requests without a pause; `passed` is when the last one began that was answered.
+
+    Each way has passed once when the `with` block begins.
+    """
 
     def __init__(self, place: Place, context: ssl.SSLContext) -> None:
         self._place, self._context = place, context
@@ -81,6 +84,8 @@ class Probes:
     def __enter__(self) -> Probes:
         for thread in self._threads:
             thread.start()
+        while len(self.passed) < len(self._threads):
+            time.sleep(_PROBE_SECONDS)
         return self
 
     def __exit__(self, *_fault: object) -> None:

@@ -14,6 +14,7 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -160,6 +161,9 @@ def _once(act: Callable[..., dict[str, Any]], directory: Path, options: dict[str
 
 def _become(user: str | None) -> None:
     if user is not None:
+        # Once before as ourselves: what is imported late may lie where the other may not look.
+        with tempfile.TemporaryDirectory() as folder:
+            CertFiles(Path(folder) / "certs").publish(plans(1)[0])
         account = pwd.getpwnam(user)
         os.setgroups([])
         os.setgid(account.pw_gid)

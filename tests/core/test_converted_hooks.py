@@ -67,23 +67,21 @@ def test_command_in_a_relative_folder_is_told() -> None:
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_program_that_is_signalled_is_shown_how_as_a_comment(signal: str) -> None:
     done = converted(cmd="/usr/sbin/mosquitto", cmd_args="-d", renew_signal=signal)
-    (command,) = config(done).after_rotation
-    assert command.command == ("/usr/sbin/mosquitto", "-d")
+    # It keeps running, and so is nothing to run after each rotation.
+    assert config(done).after_rotation == ()
+    assert '# command = ["/usr/sbin/mosquitto", "-d"]' in done.toml.splitlines()
     (note,) = done.notes
     assert "service manager" in note.text
     assert signal in note.text
-    first, second = with_the_comment_at_the_end(done).after_rotation
-    assert first == command
-    assert (second.pid_file, second.signal) == ("/run/mosquitto.pid", signal)
+    (hook,) = with_the_comment_at_the_end(done).after_rotation
+    assert (hook.pid_file, hook.signal) == ("/run/mosquitto.pid", signal)
 
 
 def test_name_of_a_program_cannot_leave_the_comment() -> None:
     done = converted(cmd='/x"\n[listener]\n', renew_signal="SIGHUP")
-    (command,) = config(done).after_rotation
-    assert command.command == ('/x"\n[listener]\n',)
-    assert (
-        with_the_comment_at_the_end(done).after_rotation[1].pid_file == '/run/x"\n[listener]\n.pid'
-    )
+    assert config(done).after_rotation == ()
+    (hook,) = with_the_comment_at_the_end(done).after_rotation
+    assert hook.pid_file == '/run/x"\n[listener]\n.pid'
 
 
 def test_pid_file_is_signalled() -> None:
