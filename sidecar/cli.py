@@ -59,15 +59,21 @@ def run(config_file: Path, log_level: str | None) -> None:
     confined = confine_daemon(checked)
     table = checked.config.log
     log = configure_logs(table.format, log_level or table.level, table.refusals_per_second)
+    started: list[bool] = []
+
+    async def begin() -> None:
+        started.append(True)
+        await supervisor.run(checked)
+
     # The supervisor hears these signals and drains. Before it does there is nothing to drain, and
     # when it has, a signal that comes late must not spoil a good end.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, lambda *_: None if started else os._exit(0))
     for number in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # what they ask for is being done
     try:
         tell_confinement(confined)
-        trio.run(supervisor.run, checked)
+        trio.run(begin)
     except* SidecarError as group:
         _fail(_first(group), 1)
     finally:
