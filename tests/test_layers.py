@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "operations": {"operations", "stories", "adapters", "core"},
     "logs": {"core"},
     "demo": {"demo", "logs", "stories", "adapters", "core"},
-    "cli": {"supervisor", "operations", "demo", "logs", "core", "version"},
+    "cli": {"cli", "supervisor", "operations", "demo", "logs", "core", "version"},
     "main": {"cli"},
     "version": set[str](),
 }
@@ -48,7 +48,6 @@ LAYER_OF = {
     "sidecar.confinement": "supervisor",
     "sidecar.admin_pages": "supervisor",
     "sidecar.logs": "logs",
-    "sidecar.cli": "cli",
     "sidecar.__main__": "main",
     "sidecar": "version",
 }
@@ -98,7 +97,7 @@ def layer(module: str) -> str:
     parts = module.split(".")
     if len(parts) == 3 and ".".join(parts[:2]) in LAYER_OF:
         return LAYER_OF[".".join(parts[:2])]  # a module of a story
-    if len(parts) > 1 and parts[1] in ("core", "adapters", "operations", "demo"):
+    if len(parts) > 1 and parts[1] in ("cli", "core", "adapters", "operations", "demo"):
         return parts[1]
     raise LookupError(f"{module} has no layer: give it one in {Path(__file__).name}")
 

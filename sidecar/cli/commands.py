@@ -1,92 +1,28 @@
-"""The edge: arguments in, exit codes out.
-
-0 fine, 1 failed at run time, 2 usage, 78 configuration (EX_CONFIG; units do not restart on it).
-Every message for a person goes through `_fail`: what was found, what was expected, the hint.
-"""
+"""The commands that a person runs beside the daemon."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import click
 import trio
 
-from sidecar import __version__, supervisor
-from sidecar.confinement import confine_daemon, tell_confinement
-from sidecar.core.checked import Checked
+from sidecar.cli.edge import EX_CONFIG, LAST_LINES_SECONDS, checked_config, config_option, fail
 from sidecar.core.errors import ConfigError, SidecarError
 from sidecar.logs import configure_logs
-from sidecar.operations.check import check, summary, warnings
+from sidecar.operations.check import summary, warnings
 from sidecar.operations.explain import QuestionError, explain, read_question
 from sidecar.operations.fetch import fetch
 
-EX_CONFIG = 78
-# How long the end may wait for a reader of the log.
-_LAST_LINES_SECONDS = 2.0
 
-_config_option = click.option(
-    "--config",
-    "config_file",
-    required=True,
-    type=click.Path(readable=False, path_type=Path),
-    metavar="FILE",
-    help="The configuration, sidecar.toml.",
-)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="spiffe-sidecar")
-def main() -> None:
-    """Put a loopback model server into a SPIFFE trust domain."""
-
-
-@main.command()
-@_config_option
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="Instead of the level in the configuration.",
-)
-def run(config_file: Path, log_level: str | None) -> None:
-    """Run the daemon."""
-    checked = _checked(config_file)
-    # Before the first thread, which would stay outside.
-    confined = confine_daemon(checked)
-    table = checked.config.log
-    log = configure_logs(table.format, log_level or table.level, table.refusals_per_second)
-    started: list[bool] = []
-
-    async def begin() -> None:
-        started.append(True)
-        await supervisor.run(checked)
-
-    # The supervisor hears these signals and drains. Before it does there is nothing to drain, and
-    # when it has, a signal that comes late must not spoil a good end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None if started else os._exit(0))
-    for number in (signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # what they ask for is being done
-    try:
-        tell_confinement(confined)
-        trio.run(begin)
-    except* SidecarError as group:
-        _fail(_first(group), 1)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        log.close(_LAST_LINES_SECONDS)
-
-
-@main.command("check")
-@_config_option
+@click.command("check")
+@config_option
 def check_command(config_file: Path) -> None:
     """Validate configuration and policy, all problems at once; warn of what is likely a slip."""
-    checked = _checked(config_file)
+    checked = checked_config(config_file)
     click.echo(f"{config_file}: fine")
     for line in summary(checked):
         click.echo(f"  {line}")
@@ -94,8 +30,8 @@ def check_command(config_file: Path) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-@main.command("fetch")
-@_config_option
+@click.command("fetch")
+@config_option
 @click.option(
     "--wait",
     type=click.FloatRange(0, 31_536_000),
@@ -114,26 +50,26 @@ def fetch_command(config_file: Path, wait: float, after_rotation: bool) -> None:
     Exit status 0: they are there; 1: no identity, they cannot be written, or somebody who is to
     be told of them cannot be.
     """
-    checked = _checked(config_file)
+    checked = checked_config(config_file)
     log = configure_logs(checked.config.log.format, "warning")
     try:
         published = trio.run(partial(fetch, checked, wait, after_rotation=after_rotation))
     except ConfigError as exc:
-        _fail(exc, EX_CONFIG)
+        fail(exc, EX_CONFIG)
     except SidecarError as exc:
-        _fail(exc, 1)
+        fail(exc, 1)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        log.close(_LAST_LINES_SECONDS)
+        log.close(LAST_LINES_SECONDS)
     for done in published:
         click.echo(f"{done.spiffe_id}, until {done.expires:%FT%TZ}")
         for name, path in done.files.items():
             click.echo(f"  {name}: {path}")
 
 
-@main.command("status")
-@_config_option
+@click.command("status")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="The JSON of /status, as it came.")
 @click.option("--watch", is_flag=True, help="A screen that shows it anew every second.")
 def status_command(config_file: Path, as_json: bool, watch: bool) -> None:
@@ -164,15 +100,15 @@ def status_command(config_file: Path, as_json: bool, watch: bool) -> None:
         show = watch_status if watch else show_status
         sys.exit(0 if show(address, Console()) else 1)
     except ConfigError as exc:
-        _fail(exc, EX_CONFIG)
+        fail(exc, EX_CONFIG)
     except SidecarError as exc:
-        _fail(exc, 1)
+        fail(exc, 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-@main.command("explain")
-@_config_option
+@click.command("explain")
+@config_option
 @click.option("--peer", metavar="ID", help="The peer's SPIFFE ID.")
 @click.option("--method", help="With --path; without both: is the peer admitted at all?")
 @click.option("--path", help="A query is left out.")
@@ -187,7 +123,7 @@ def explain_command(config_file: Path, **asked: str | None) -> None:
         question = read_question(**{name: _pasted(text) for name, text in asked.items()})
     except QuestionError as exc:
         raise click.UsageError(str(exc)) from exc
-    serving = _checked(config_file).serving
+    serving = checked_config(config_file).serving
     if serving is None:
         raise click.UsageError(f"{config_file} has no [listener], so there is nothing to decide")
     explanation = explain(serving, question)
@@ -196,7 +132,7 @@ def explain_command(config_file: Path, **asked: str | None) -> None:
     sys.exit(0 if explanation.allowed else 1)
 
 
-@main.command()
+@click.command()
 @click.option("--keep", is_flag=True, help="Leave it running and print commands to try.")
 def demo(keep: bool) -> None:
     """Show the main job on embedded parts, in under 30 seconds."""
@@ -209,7 +145,7 @@ def demo(keep: bool) -> None:
         sys.exit(130)
 
 
-@main.command("convert")
+@click.command("convert")
 @click.argument(
     "helper_conf", type=click.Path(readable=False, path_type=Path), metavar="HELPER_CONF"
 )
@@ -221,7 +157,7 @@ def convert_command(helper_conf: Path) -> None:
     try:
         done = convert(helper_conf, os.environ)
     except ConfigError as exc:
-        _fail(exc, EX_CONFIG)
+        fail(exc, EX_CONFIG)
     click.echo(done.toml.encode(), nl=False)  # TOML is UTF-8, whatever the terminal is
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
@@ -230,24 +166,3 @@ def convert_command(helper_conf: Path) -> None:
 def _pasted(text: str | None) -> str | None:
     """Give what stands on standard input for "-": a command line is not easy to quote in one."""
     return sys.stdin.buffer.read().decode("utf-8", "replace") if text == "-" else text
-
-
-def _checked(config_file: Path) -> Checked:
-    try:
-        return check(config_file, os.environ)
-    except ConfigError as exc:
-        _fail(exc, EX_CONFIG)
-
-
-def _first(group: BaseExceptionGroup[SidecarError]) -> SidecarError:
-    """Give one error of a group: faults of several tasks at once have one cause in practice."""
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
-
-
-def _fail(error: SidecarError, code: int) -> NoReturn:
-    for line in error.message.splitlines():
-        click.echo(line if line.startswith(" ") else f"error: {line}", err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
-    sys.exit(code)

@@ -1,0 +1,59 @@
+"""`run`: the daemon, from its configuration to its exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import click
+import trio
+
+from sidecar import supervisor
+from sidecar.cli.edge import LAST_LINES_SECONDS, checked_config, config_option, fail
+from sidecar.confinement import confine_daemon, tell_confinement
+from sidecar.core.errors import SidecarError
+from sidecar.logs import configure_logs
+
+
+@click.command()
+@config_option
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Instead of the level in the configuration.",
+)
+def run(config_file: Path, log_level: str | None) -> None:
+    """Run the daemon."""
+    checked = checked_config(config_file)
+    # Before the first thread, which would stay outside.
+    confined = confine_daemon(checked)
+    table = checked.config.log
+    log = configure_logs(table.format, log_level or table.level, table.refusals_per_second)
+    started: list[bool] = []
+
+    async def begin() -> None:
+        started.append(True)
+        await supervisor.run(checked)
+
+    # The supervisor hears these signals and drains. Before it does there is nothing to drain, and
+    # when it has, a signal that comes late must not spoil a good end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None if started else os._exit(0))
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # what they ask for is being done
+    try:
+        tell_confinement(confined)
+        trio.run(begin)
+    except* SidecarError as group:
+        fail(_first(group), 1)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        log.close(LAST_LINES_SECONDS)
+
+
+def _first(group: BaseExceptionGroup[SidecarError]) -> SidecarError:
+    """Give one error of a group: faults of several tasks at once have one cause in practice."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,48 @@
+"""What all commands share: `--config`, a checked configuration, and the way out.
+
+0 fine, 1 failed at run time, 2 usage, 78 configuration (EX_CONFIG; units do not restart on it).
+Every message for a person goes through `fail`: what was found, what was expected, the hint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from sidecar.core.checked import Checked
+from sidecar.core.errors import ConfigError, SidecarError
+from sidecar.operations.check import check
+
+EX_CONFIG = 78
+# How long the end may wait for a reader of the log.
+LAST_LINES_SECONDS = 2.0
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    required=True,
+    type=click.Path(readable=False, path_type=Path),
+    metavar="FILE",
+    help="The configuration, sidecar.toml.",
+)
+
+
+def checked_config(config_file: Path) -> Checked:
+    """Read and check configuration and policy, or end with what is wrong with them."""
+    try:
+        return check(config_file, os.environ)
+    except ConfigError as exc:
+        fail(exc, EX_CONFIG)
+
+
+def fail(error: SidecarError, code: int) -> NoReturn:
+    """End with the error's message, and its hint if it has one."""
+    for line in error.message.splitlines():
+        click.echo(line if line.startswith(" ") else f"error: {line}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+    sys.exit(code)
