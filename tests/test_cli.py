@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from sidecar import __version__
+from sidecar.cli import main
 
 CONFIG = """
 [listener]
@@ -374,3 +376,21 @@ def test_address_of_no_interface_is_exit_1_with_one_line_and_a_hint(config: Path
     message, hint = errors(call("run", *QUIET, "--config", config), code=1)
     assert message.startswith("error: cannot listen on 192.0.2.1:6701: ")
     assert hint == "hint: no interface of this host has the address"
+
+
+def test_each_command_is_found_under_its_own_name() -> None:
+    context = click.Context(main)
+    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    assert commands
+    assert {name: command.name for name, command in commands.items() if command} == {
+        name: name for name in commands
+    }
+
+
+def test_check_does_not_load_what_only_a_daemon_needs() -> None:
+    loaded = "import sys; from sidecar.cli import main; import sidecar.cli.check; "
+    heavy = "print([name for name in ('grpc', 'trio', 'OpenSSL', 'rich') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", loaded + heavy], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

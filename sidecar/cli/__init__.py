@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from sidecar import __version__
-from sidecar.cli.commands import (
-    check_command,
-    convert_command,
-    demo,
-    explain_command,
-    fetch_command,
-    status_command,
-)
-from sidecar.cli.daemon import run
+
+# A command's module is loaded when it is asked for: `check` waits for no gRPC, and a daemon carries
+# no screens.
+_COMMANDS = {
+    "run": "run:run_command",
+    "check": "check:check_command",
+    "fetch": "fetch:fetch_command",
+    "status": "status:status_command",
+    "explain": "explain:explain_command",
+    "demo": "demo:demo_command",
+    "convert": "convert:convert_command",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"sidecar.cli.{module}"), attribute)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="spiffe-sidecar")
 def main() -> None:
     """Put a loopback model server into a SPIFFE trust domain."""
-
-
-for command in (
-    run,
-    check_command,
-    fetch_command,
-    status_command,
-    explain_command,
-    demo,
-    convert_command,
-):
-    main.add_command(command)

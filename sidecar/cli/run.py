@@ -13,23 +13,25 @@ from sidecar import supervisor
 from sidecar.cli.edge import LAST_LINES_SECONDS, checked_config, config_option, fail
 from sidecar.confinement import confine_daemon, tell_confinement
 from sidecar.core.errors import SidecarError
+from sidecar.log_file import LogFile
 from sidecar.logs import configure_logs
 
 
-@click.command()
+@click.command("run")
 @config_option
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="Instead of the level in the configuration.",
 )
-def run(config_file: Path, log_level: str | None) -> None:
+def run_command(config_file: Path, log_level: str | None) -> None:
     """Run the daemon."""
     checked = checked_config(config_file)
     # Before the first thread, which would stay outside.
     confined = confine_daemon(checked)
     table = checked.config.log
-    log = configure_logs(table.format, log_level or table.level, table.refusals_per_second)
+    file = LogFile(Path(checked.directory, table.file)) if table.file else None
+    log = configure_logs(table.format, log_level or table.level, table.refusals_per_second, file)
     started: list[bool] = []
 
     async def begin() -> None:
