@@ -70,3 +70,8 @@ def start_daemon(
     yield start
     for daemon in running:
         daemon.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that wait most, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: "/scenarios/" not in item.nodeid)

@@ -222,7 +222,10 @@ TABLES = [
 ]
 
 
-@pytest.mark.parametrize(("table", "holds"), TABLES, ids=lambda one: str(one)[:60].split("\n")[-1])
+@pytest.mark.parametrize(
+    ("table", "holds"),
+    [pytest.param(*row, id=row[0].splitlines()[-1]) for row in TABLES],
+)
 def test_table_holds_for_who_comes_next_and_the_running_answer_goes_on(
     table: str, holds: Callable[[Site], bool], site: Site, file: Configuration, stream: Stream
 ) -> None:
