@@ -61,6 +61,10 @@ class BackendError(SidecarError):
     """The model server's: it cannot be connected to."""
 
 
+class RegistrationError(SidecarError):
+    """The platform's: the SPIRE server cannot be asked, or has not done it. Exit status 1."""
+
+
 class InvalidSpiffeIdError(SidecarError):
     """Text that is no SPIFFE ID; whoever knows where it came from translates this."""
 
