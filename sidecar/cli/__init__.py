@@ -16,6 +16,8 @@ _COMMANDS = {
     "fetch": "fetch:fetch_command",
     "status": "status:status_command",
     "explain": "explain:explain_command",
+    "probe": "probe:probe_command",
+    "traefik": "traefik:traefik_command",
     "demo": "demo:demo_command",
     "convert": "convert:convert_command",
 }
