@@ -6,6 +6,8 @@ under way, or just after, gets the same answer: a balancer's checks must not add
 
 from __future__ import annotations
 
+import os
+
 import httpx
 import trio
 
@@ -47,7 +49,7 @@ class BackendHealth:
             ):
                 status = answer.status_code
         except httpx.HTTPError as exc:
-            return f"the backend does not answer: {type(exc).__name__}"
+            return f"the backend does not answer: {_why(exc)}"
         return None if 200 <= status < 300 else f"the backend answers {status} to its health path"
 
     def _transport(self) -> httpx.AsyncHTTPTransport:
@@ -55,3 +57,15 @@ class BackendHealth:
         # and every stream waits for it.
         path = self._address.path if self._address.ip is None else None
         return httpx.AsyncHTTPTransport(uds=path, verify=False)
+
+
+def _why(error: BaseException) -> str:
+    """Give the system's word for what is below httpx's error, or the error's kind."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, OSError) and below.errno:
+            return os.strerror(below.errno)
+        # trio tries every address of a name, and a group says what came of each.
+        inner = below.exceptions[0] if isinstance(below, BaseExceptionGroup) else None
+        below = inner or below.__cause__ or below.__context__
+    return type(error).__name__

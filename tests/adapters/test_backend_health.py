@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -115,10 +116,10 @@ async def test_backend_that_is_down_is_told_without_its_address(tmp_path: Path) 
     port = listeners[0].socket.getsockname()[1]
     await listeners[0].aclose()
     reason = await health(Address.parse(f"127.0.0.1:{port}")).reason_against()
-    assert reason == "the backend does not answer: ConnectError"
+    assert reason == f"the backend does not answer: {os.strerror(errno.ECONNREFUSED)}"
     path = tmp_path / "model.sock"
     reason = await BackendHealth(Address.parse(f"unix:{path}"), "localhost", "/").reason_against()
-    assert reason == "the backend does not answer: ConnectError"
+    assert reason == f"the backend does not answer: {os.strerror(errno.ENOENT)}"
 
 
 @within(20)
