@@ -6,6 +6,7 @@ Each test has a process of its own, because there is no way out of a sandbox.
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import resource
 import socket
@@ -539,6 +540,21 @@ def test_python_works_with_what_it_needs(tree: Tree) -> None:
     )
     assert done["outcomes"] == ["ok", "ok", "source", "root", "8", "ran", "ok"]
     assert done["missing"] == done["absent"] == []
+
+
+def test_packages_outside_of_the_libraries_can_go_on_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "installed_for_one_user"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module(package.name)
+    try:
+        assert package.resolve() in python_needs().read
+        assert tmp_path.resolve() not in python_needs().read
+    finally:
+        del sys.modules[package.name]
 
 
 @needs_landlock(1)

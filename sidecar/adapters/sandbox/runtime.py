@@ -35,13 +35,20 @@ _DISCARD = "/dev/null"
 
 
 def python_needs() -> Allowed:
-    """Give the paths of Python, of this package and of the system; only those that exist.
+    """Give the paths of Python, of loaded packages and of the system; only those that exist.
 
     Not what is on `sys.path`: it may begin with the working directory, which may be the root.
     """
     folders = [sysconfig.get_path(name) for name in _LIBRARIES]
-    package = Path(__file__).resolve().parents[2]
-    read = {Path(one) for one in (*folders, sys.prefix, sys.base_prefix, *_SYSTEM)} | {package}
+    read = {Path(one) for one in (*folders, sys.prefix, sys.base_prefix, *_SYSTEM)}
+    read |= _loaded_packages()
     # /usr is public, and so is what a distribution's Python has below it.
     found = sorted(path for path in read if os.path.exists(path) and path != Path("/"))
     return Allowed(read=tuple(found), write=(Path(_DISCARD),))
+
+
+def _loaded_packages() -> set[Path]:
+    """Give the folder of each package: `pip install --user` puts them outside of the libraries."""
+    packages = [one for name, one in list(sys.modules.items()) if "." not in name]
+    files = [one.__file__ for one in packages if hasattr(one, "__path__")]
+    return {Path(file).resolve().parent for file in files if file}
