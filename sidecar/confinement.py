@@ -88,6 +88,13 @@ def _written(checked: Checked) -> Iterator[Path]:
     if admin is not None and admin.address.ip is None:
         yield Path(admin.address.path).parent
 
+    log_file = checked.config.log.file
+    if log_file is not None:
+        # The folder, because a rotated log is a new file; it is not made, and the root would be
+        # everything.
+        folder = Path(checked.directory, log_file).parent
+        yield from () if folder == Path("/") else (folder,)
+
 
 def _ports(config: HelperConfig) -> Iterator[int]:
     if isinstance(config, Config):

@@ -1,4 +1,4 @@
-"""What the log looks like, and how it leaves the process: one event a line, on stderr.
+"""What the log looks like, and how it leaves the process: one event a line, on stderr or to a file.
 
 Not part of `cli` because it outlives a command's arguments. Control characters in values are
 escaped, so that no text from outside can begin a line of its own. Lines are written by a
@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from sidecar.core.flood import Flood
+from sidecar.log_file import LogFile
 
 _MAX_LINES_WAITING = 10_000
 # Lines are written together: a thread that wakes for each of them takes the interpreter from the
@@ -32,10 +33,20 @@ _ENCODER = json.JSONEncoder(default=repr)
 
 
 class LogWriter:
-    """Takes lines without ever waiting; what cannot be kept is counted, and the count is logged."""
+    """Takes lines without ever waiting; what cannot be kept is counted, and the count is logged.
 
-    def __init__(self, descriptor: int, tell: Callable[[float], None] = lambda _: None) -> None:
+    They go to the file if there is one, and to the descriptor what the file does not take.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        tell: Callable[[float], None] = lambda _: None,
+        file: LogFile | None = None,
+    ) -> None:
         self._descriptor = descriptor
+        self._file = file
+        self._trouble: str | None = None  # of the file, as far as it has been told
         self._tell = tell  # what was left out, after so many seconds
         self._lines: queue.Queue[str | None] = queue.Queue(_MAX_LINES_WAITING)
         self._own: list[str] = []  # what the thread itself has to say, until it could be written
@@ -71,6 +82,7 @@ class LogWriter:
             lines = self._gathered()
             ended = None in lines
             self._write_all([line for line in lines if line is not None])
+            self._tell_trouble()
             self._write_own()
 
     def _gathered(self) -> list[str | None]:
@@ -91,6 +103,19 @@ class LogWriter:
         except OSError:
             self._lost += len(lines)
 
+    def _tell_trouble(self) -> None:
+        """Say once that the file is not written, or that it is again."""
+        if self._file is None or self._file.trouble == self._trouble:
+            return
+        self._trouble, log = self._file.trouble, structlog.get_logger()
+        if self._trouble is None:
+            log.warning("log file written again", file=str(self._file.path))
+            return
+        hint = "the log is on standard error until the file can be written"
+        log.error(
+            "log file not written", file=str(self._file.path), reason=self._trouble, hint=hint
+        )
+
     def _write_own(self) -> None:
         """Say what was left out and what was lost; nothing new before the last could be said.
 
@@ -110,6 +135,8 @@ class LogWriter:
 
     def _write_whole(self, line: str) -> None:
         data = line.encode("utf-8", "backslashreplace")
+        if self._file is not None and data:
+            data = self._file.write(data)
         while data:
             data = data[os.write(self._descriptor, data) :]
 
@@ -141,7 +168,9 @@ class Refusals:
             structlog.get_logger().warning("lines left out", of=event, lines=lines)
 
 
-def configure_logs(style: str, level: str, refusals_per_second: float = 0) -> LogWriter:
+def configure_logs(
+    style: str, level: str, refusals_per_second: float = 0, file: LogFile | None = None
+) -> LogWriter:
     """Set up structlog for the process; `style` is "console" or "json"."""
     renderer: structlog.types.Processor = _json_line
     if style == "console":
@@ -150,7 +179,7 @@ def configure_logs(style: str, level: str, refusals_per_second: float = 0) -> Lo
     # line of it, and a peer must not be able to write one.
     warnings.simplefilter("ignore")
     refusals = Refusals(refusals_per_second)
-    writer = LogWriter(sys.stderr.fileno(), refusals.tell)
+    writer = LogWriter(sys.stderr.fileno(), refusals.tell, file)
     structlog.configure(
         processors=[
             refusals,

@@ -17,17 +17,19 @@ from tests.redaction import assert_redacted
 class Daemon:
     """One `spiffe-sidecar run`; `log` grows as it speaks, and never shows a secret."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, *, python: str = sys.executable, **account: Any) -> None:
+        """`account` is what `Popen` needs to know for another one than ours."""
         self.log: list[dict[str, Any]] = []
         self.raw: list[str] = []
         self._changed = threading.Condition()
         self._seen = 0
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sidecar", "run", "--config", str(config)],
+            [python, "-m", "sidecar", "run", "--config", str(config)],
             stderr=subprocess.PIPE,
             text=True,
             # What a developer's shell exports must not decide a test.
             env={k: v for k, v in os.environ.items() if k != "SPIFFE_ENDPOINT_SOCKET"},
+            **account,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "stories": {"adapters", "core"},
     "supervisor": {"supervisor", "stories", "adapters", "core", "version"},
     "operations": {"operations", "stories", "adapters", "core"},
-    "logs": {"core"},
+    "logs": {"logs", "core"},
     "demo": {"demo", "logs", "stories", "adapters", "core"},
     "cli": {"cli", "supervisor", "operations", "demo", "logs", "core", "version"},
     "main": {"cli"},
@@ -48,6 +48,7 @@ LAYER_OF = {
     "sidecar.confinement": "supervisor",
     "sidecar.admin_pages": "supervisor",
     "sidecar.logs": "logs",
+    "sidecar.log_file": "logs",
     "sidecar.__main__": "main",
     "sidecar": "version",
 }

@@ -175,11 +175,12 @@ class SandboxTable(Table, frozen=True):
 
 
 class LogTable(Table, frozen=True):
-    """What the log looks like."""
+    """What the log looks like, and where it goes: to standard error without a `file`."""
 
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
     refusals_per_second: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 20
+    file: FilePath | None = None
 
 
 class HelperConfig(Table, frozen=True):

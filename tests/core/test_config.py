@@ -90,6 +90,8 @@ def test_three_tables_are_enough() -> None:
         ("log", "format", '"json"', "json"),
         ("log", "level", '"error"', "error"),
         ("log", "refusals_per_second", "0", 0.0),
+        ("log", "file", '"/var/log/s.log"', "/var/log/s.log"),
+        ("log", "file", '""', None),
     ],
     ids=str,
 )
@@ -170,6 +172,7 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "format": ['""', '"JSON"', '"text"', "3", "true"],
         "level": ['""', '"INFO"', '"trace"', '"warn"', "3", "true"],
         "refusals_per_second": [*NO_SECONDS, "1_000_001"],
+        "file": [one for one in NO_PATH if one != '""'],
     },
 }
 

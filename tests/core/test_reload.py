@@ -86,7 +86,12 @@ AFTER_RESTART: dict[str, dict[str, str]] = {
     },
     "admin": {"address": '"127.0.0.1:1"'},
     "sandbox": {"enabled": "false"},
-    "log": {"format": '"json"', "level": '"debug"', "refusals_per_second": "3"},
+    "log": {
+        "format": '"json"',
+        "level": '"debug"',
+        "refusals_per_second": "3",
+        "file": '"/var/log/s.log"',
+    },
 }
 # Tables that are named as a whole, by whatever of them differs.
 AS_A_WHOLE: dict[str, dict[str, str]] = {
