@@ -17,6 +17,7 @@ _COMMANDS = {
     "status": "status:status_command",
     "explain": "explain:explain_command",
     "probe": "probe:probe_command",
+    "doctor": "doctor:doctor_command",
     "traefik": "traefik:traefik_command",
     "demo": "demo:demo_command",
     "convert": "convert:convert_command",
