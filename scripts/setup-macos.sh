@@ -12,7 +12,7 @@ umask 077
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source_root="$(dirname "$here")"
-. "$here/macos/say.bash"
+. "$here/say.bash"
 . "$here/macos/files.bash"
 . "$here/macos/accounts.bash"
 . "$here/macos/environment.bash"

@@ -130,7 +130,9 @@ spend_token() {
   local there seconds=0
   there="$(at "$agent_token")"
   if [ "$dry_run" = yes ]; then
-    [ "$new_token" = no ] && is_spent "$there" || change "write $there: it is spent once the agent is attested"
+    if [ "$new_token" = yes ] || ! is_spent "$there"; then
+      change "write $there: it is spent once the agent is attested"
+    fi
     return
   fi
   ! is_spent "$there" || return 0

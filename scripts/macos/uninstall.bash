@@ -26,8 +26,9 @@ uninstall_all() {
 stop_services() {
   local label
   for label in "$sidecar_label" "$rotation_label" "$agent_label"; do
-    was_made file "$daemon_dir/$label.plist" && is_loaded "$label" || continue
-    change "stop $label" stop_service "$label"
+    if was_made file "$daemon_dir/$label.plist" && is_loaded "$label"; then
+      change "stop $label" stop_service "$label"
+    fi
   done
 }
 

@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # the parts share their variables
-# Sourced by setup-macos.sh: what is said, and what is done because of it.
+# Sourced by setup-linux.sh and setup-macos.sh: what is said, and what is done because of it.
 #
 # Every change goes through `change`, so that a dry run says the same and does nothing.
 
 changes=0
-doing="looking at this Mac"
+doing="looking at this host"
 failed=no
 well=yes
 
