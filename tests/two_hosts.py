@@ -130,14 +130,16 @@ def running_hosts() -> Iterator[Hosts]:
             *("--traefik-id", TRAEFIK, "--traefik-selector", f"unix:uid:{TRAEFIK_UID}"),
             *("--traefik-parent", PLATFORM),
         )
-        agents = [SpireAgent(binaries, folder / name) for name in ("platform", "host")]
-        for agent in agents:
-            running.callback(agent.stop)
-        hosts = Hosts(folder, server, *agents, words, python)
+        platform = SpireAgent(binaries, folder / "platform")
+        host = SpireAgent(binaries, folder / "host")
+        running.callback(platform.stop)
+        running.callback(host.stop)
+        hosts = Hosts(folder, server, platform, host, words, python)
         hosts.register()
         # The platform had its agent before, and it stays when the host goes.
         (folder / "mac-studio" / "join-token").write_text(server.token(PLATFORM))
-        hosts.platform.join(folder / "mac-studio")
+        platform.join(folder / "mac-studio")
+        platform.until_issued(TRAEFIK_UID, TRAEFIK)
         yield hosts
 
 
