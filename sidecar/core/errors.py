@@ -65,6 +65,10 @@ class RegistrationError(SidecarError):
     """The platform's: the SPIRE server cannot be asked, or has not done it. Exit status 1."""
 
 
+class HostError(SidecarError):
+    """The host's: it forbids what cannot be done without. Nothing serves; exit status 1."""
+
+
 class InvalidSpiffeIdError(SidecarError):
     """Text that is no SPIFFE ID; whoever knows where it came from translates this."""
 

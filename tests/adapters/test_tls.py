@@ -34,6 +34,7 @@ from sidecar.adapters.tls import (
     handshake,
     server_identity,
 )
+from sidecar.core.errors import HostError
 from sidecar.core.svid import TrustBundle, serial_text
 from tests.adapters.certificates import (
     OddAuthority,
@@ -1281,3 +1282,16 @@ async def test_peer_may_update_its_keys(pki: Pki) -> None:
         assert await drained(stream, len(line)) == line
         assert stream.send(line) == len(line)
         await trio.to_thread.run_sync(seen, line, abandon_on_cancel=True)
+
+
+def test_host_without_writable_and_executable_memory_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority
+) -> None:
+    def refuse_memory(*_: object) -> None:
+        raise MemoryError("Cannot allocate write+execute memory for ffi.callback()")
+
+    monkeypatch.setattr(SSL.Context, "set_verify", refuse_memory)
+    issued = authority.svid()
+    with pytest.raises(HostError) as caught:
+        server_identity(issued, {authority.bundle.trust_domain: authority.bundle}, "1.3")
+    assert "MemoryDenyWriteExecute=no" in (caught.value.hint or "")

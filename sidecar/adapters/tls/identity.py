@@ -10,7 +10,7 @@ import trio
 from OpenSSL import SSL, crypto
 
 from sidecar.adapters.tls.judgement import judge_certificate
-from sidecar.core.errors import AgentProtocolError
+from sidecar.core.errors import AgentProtocolError, HostError
 from sidecar.core.identity_state import Clocks, Standing
 from sidecar.core.ledger import Ledger
 from sidecar.core.peer import (
@@ -107,7 +107,13 @@ def _server_context(svid: X509Svid, minimum_version: str) -> SSL.Context:
     context.use_privatekey(svid.private_key)
     context.check_privatekey()
     context.set_verify_depth(MAX_INTERMEDIATES + 1)
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge_certificate)
+    try:
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge_certificate)
+    except MemoryError as exc:  # cffi makes the callback's entry at run time
+        raise HostError(
+            "no memory that is writable and executable, which OpenSSL's way into Python needs",
+            "systemd: MemoryDenyWriteExecute=no for this unit; SELinux: allow execmem",
+        ) from exc
     return context
 
 
