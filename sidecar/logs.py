@@ -24,6 +24,7 @@ from sidecar.core.flood import Flood
 from sidecar.log_file import LogFile
 
 _MAX_LINES_WAITING = 10_000
+_MAX_LINES_AT_ONCE = 1_000  # or who writes faster than they are gathered would have no limit
 # Lines are written together: a thread that wakes for each of them takes the interpreter from the
 # streams, thousands of times a second.
 _GATHER_SECONDS = 0.02
@@ -93,7 +94,7 @@ class LogWriter:
             return []
         if lines[0] is not None:
             time.sleep(_GATHER_SECONDS)
-        while not self._lines.empty():
+        while len(lines) < _MAX_LINES_AT_ONCE and not self._lines.empty():
             lines.append(self._lines.get())
         return lines
 
