@@ -5,6 +5,7 @@
 # that was interrupted. A restart of the sidecar lets running answers finish.
 
 ready_seconds=60
+agent_started=no
 
 run_services() {
   reload_manager
@@ -21,7 +22,10 @@ run_services() {
   fi
   [ "$activated" = no ] || open_socket
   run_service "$sidecar_unit" sidecar_is_new
-  [ "$dry_run" = yes ] || wait_until_ready
+  if [ "$dry_run" = no ]; then
+    wait_until_ready
+    wait_until_issued
+  fi
   prune
 }
 
@@ -68,6 +72,7 @@ is_up() {
 start_service() {
   systemctl reset-failed "$1" 2>/dev/null || true
   systemctl start --no-block "$1"
+  [ "$1" != "$agent_unit" ] || agent_started=yes
   settled "$1"
 }
 
@@ -115,9 +120,32 @@ of_sidecar() { # PROPERTY
   systemctl show --property "$1" --value "$sidecar_unit"
 }
 
+# An agent that was just started knows its entries some seconds later, and a sidecar that has an
+# identity of before is ready without it.
+wait_until_issued() {
+  local tries
+  [ "$agent_started" = yes ] || return 0
+  for ((tries = 0; tries < 10; tries++)); do
+    ! is_issued || return 0
+    sleep 3
+  done
+  # Whatever it is by now, doctor names it.
+}
+
+# A check that cannot be made yet is skipped and fails nothing: only the verdict tells.
+is_issued() {
+  local said
+  said="$(examine --only agent.registration --json 2>/dev/null || true)"
+  case "$said" in *'"verdict": "ok"'*) return 0 ;; *) return 1 ;; esac
+}
+
+# As root: it sees more, and changes nothing.
+examine() { # OPTIONS...
+  "$venv_link/bin/spiffe-sidecar" doctor --config "$config" "$@"
+}
+
 doctor() {
   heading doctor
-  # As root: it sees more, and changes nothing.
-  "$venv_link/bin/spiffe-sidecar" doctor --config "$config" ||
-    unwell "doctor found something" "its remedies stand beside; run it again: $venv_link/bin/spiffe-sidecar doctor --config $config"
+  examine ||
+    unwell "doctor found something" "its remedies stand beside; run it again: sudo $venv_link/bin/spiffe-sidecar doctor --config $config"
 }
