@@ -74,4 +74,5 @@ def start_daemon(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that wait most, so that no process is left alone with one at the end."""
-    items.sort(key=lambda item: "/scenarios/" not in item.nodeid)
+    first = ("/runbook/", "/scenarios/")
+    items.sort(key=lambda item: not any(folder in item.nodeid for folder in first))
