@@ -13,6 +13,7 @@ umask 077
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source_root="$(dirname "$here")"
 . "$here/say.bash"
+. "$here/given.bash"
 . "$here/macos/files.bash"
 . "$here/macos/accounts.bash"
 . "$here/macos/environment.bash"
@@ -73,10 +74,6 @@ renew_token=no
 root="" uid="" python_wanted="" wheels=""
 agent_program="" host_folder="" config_file="" policy_file=""
 spiffe_id="" traefik_id="" backend="" listen=""
-
-value() { # OPTION WORDS-LEFT VALUE
-  [ "$2" -ge 2 ] && [ -n "$3" ] || usage_error "$1 needs a value"
-}
 
 read_options() {
   while [ $# -gt 0 ]; do

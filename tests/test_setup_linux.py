@@ -395,6 +395,11 @@ def test_a_package_that_is_not_the_locked_one_is_not_installed(host: HostTree) -
         pytest.param("token", "holds no join token", id="the join token is none"),
         pytest.param("no token", "agent.conf wants one", id="there is no join token"),
         pytest.param("path", "socket_path is /tmp/x.sock", id="the agent's socket is elsewhere"),
+        pytest.param("link", "is a link or no plain file", id="a link to a secret"),
+        pytest.param("name", "is a link or no plain file", id="a second name of a secret"),
+        pytest.param("pipe", "is a link or no plain file", id="a pipe"),
+        pytest.param("swallowed", "--listen needs a value", id="an option for a value"),
+        pytest.param("listen", "expected ip:port", id="no address"),
         pytest.param("wheels", "no wheels in it", id="no wheels"),
         pytest.param("python", "no Python 3.11 or newer found", id="no Python"),
         pytest.param("policy", "nobody would be allowed in", id="no policy"),
@@ -443,6 +448,19 @@ def _break(host: HostTree, what: str) -> tuple[str, ...]:
         case "path":
             conf = brought / "agent.conf"
             conf.write_text(conf.read_text().replace(host_layout.AGENT_SOCKET, "/tmp/x.sock"))
+        case "link" | "name":
+            secret = brought.parent / "secret"
+            secret.write_text("what root alone may read")
+            (brought / "agent.conf").unlink()
+            make = Path.symlink_to if what == "link" else Path.hardlink_to
+            make(brought / "agent.conf", secret)
+        case "pipe":
+            (brought / "trust-bundle.pem").unlink()
+            os.mkfifo(brought / "trust-bundle.pem")
+        case "swallowed":
+            return ("--listen", "--dry-run")
+        case "listen":
+            return ("--listen", "models")
         case "wheels":
             return ("--wheels", str(brought))
         case "python":

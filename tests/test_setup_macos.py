@@ -496,6 +496,19 @@ def test_agent_joins_again_and_launchd_that_takes_its_time_is_waited_for(mac: Fa
     assert running(mac)[AGENT]
 
 
+def test_agent_that_is_started_again_is_waited_for_until_it_issues(mac: FakeMac) -> None:
+    """What cannot be asked yet is skipped by doctor, and no success."""
+    conf = mac.host_folder / "agent.conf"
+    conf.write_text(f"{conf.read_text()}\n# changed\n")
+    (mac.host_folder / "join-token").unlink(missing_ok=True)
+    mac.state.questions_to_join = 2
+    mac.calls()
+    run = well(mac.run("--host-folder", str(mac.host_folder)))
+    assert f"restart {AGENT}" in run.changes
+    assert mac.state.questions_to_join == 0
+    assert len(mac.calls("sleep")) == 2
+
+
 def test_agent_that_is_not_admitted_is_told_and_keeps_its_token(new: FakeMac) -> None:
     new.state.agent_is_admitted = False
     run = new.install()
@@ -626,6 +639,24 @@ def _bundle_without_certificate(mac: FakeMac) -> None:
     (mac.host_folder / "trust-bundle.pem").write_text("")
 
 
+def _link_to_a_secret(mac: FakeMac) -> None:
+    secret = mac.host_folder.parent / "master.passwd"
+    secret.write_text("what root alone may read")
+    (mac.host_folder / "agent.conf").unlink()
+    (mac.host_folder / "agent.conf").symlink_to(secret)
+
+
+def _second_name_of_a_secret(mac: FakeMac) -> None:
+    _link_to_a_secret(mac)
+    (mac.host_folder / "agent.conf").unlink()
+    os.link(mac.host_folder.parent / "master.passwd", mac.host_folder / "agent.conf")
+
+
+def _pipe(mac: FakeMac) -> None:
+    (mac.host_folder / "trust-bundle.pem").unlink()
+    os.mkfifo(mac.host_folder / "trust-bundle.pem")
+
+
 def _ordinary_user(mac: FakeMac) -> None:
     mac.state.uid = 501
 
@@ -652,6 +683,11 @@ def _nothing(mac: FakeMac) -> None:
         pytest.param(_paths_of_linux, [], 1, "expected /opt/spire/sockets", id="/run"),
         pytest.param(_no_token, [], 1, "has no join-token", id="no token", marks=FULL),
         pytest.param(_odd_token, [], 1, "holds no join token", id="odd token"),
+        pytest.param(_link_to_a_secret, [], 1, "is a link", id="a link"),
+        pytest.param(_second_name_of_a_secret, [], 1, "is a link", id="a second name"),
+        pytest.param(_pipe, [], 1, "no plain file", id="a pipe"),
+        pytest.param(_nothing, ["--listen", "--dry-run"], 2, "needs a value", id="no value"),
+        pytest.param(_nothing, ["--listen", "models"], 2, "expected ip:port", id="no address"),
         pytest.param(_bundle_without_certificate, [], 1, "no certificate", id="bundle", marks=FULL),
         pytest.param(_nothing, ["--uid", "501"], 2, "from 1 to 499", id="a person's uid"),
         pytest.param(_nothing, ["--wheels", "/"], 1, "no wheels in it", id="no wheels", marks=FULL),

@@ -5,15 +5,11 @@
 # for a person to compare. Nothing is restarted before the configuration in force has been checked
 # by the version that is going to read it.
 
-# SPIFFE IDs and addresses go into TOML as they are, so nothing else may be in them.
-id_form='^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$'
-address_form='^[][0-9A-Za-z:./_-]+$'
-
 plan_configuration() {
   has_form --spiffe-id "$spiffe_id" "$id_form" "spiffe://TRUST-DOMAIN/PATH"
   has_form --traefik-id "$traefik_id" "$id_form" "spiffe://TRUST-DOMAIN/PATH"
-  has_form --listen "$listen" "$address_form" "ip:port"
-  has_form --backend "$backend" "$address_form" "ip:port or unix:/path"
+  has_form --listen "$listen" "$listen_form" "ip:port or [ip]:port"
+  has_form --backend "$backend" "$backend_form" "ip:port or unix:/path"
   planned_config="$work/sidecar.toml" planned_policy="$work/policy.toml"
   if [ -n "$config_file" ]; then
     given --config "$config_file" "$planned_config"
@@ -39,10 +35,6 @@ plan_configuration() {
     fail "--socket-activation, but $(at "$config") has [listener] address = $listens" \
       'set it to "systemd" there, and run this again'
   fi
-}
-
-has_form() { # OPTION VALUE FORM EXPECTED
-  [[ -z "$2" || "$2" =~ $3 ]] || usage_error "$1 $2: expected $4"
 }
 
 given() { # OPTION FILE COPY

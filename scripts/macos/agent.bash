@@ -61,17 +61,19 @@ plan_agent_program() {
 }
 
 plan_host_folder() {
-  local conf="$host_folder/agent.conf" name
+  local conf name taken="$work/host-folder"
   if [ -z "$host_folder" ]; then
     [ -f "$(at "$agent_conf")" ] ||
       fail "there is no $(at "$agent_conf") yet" "--host-folder DIR, as register-workload writes it"
     return 0
   fi
+  take_host_folder "$host_folder"
+  conf="$taken/agent.conf"
   for name in agent.conf trust-bundle.pem; do
-    [ -r "$host_folder/$name" ] ||
+    [ -f "$taken/$name" ] ||
       fail "--host-folder $host_folder: no $name in it" "register-workload --host-folder writes it"
   done
-  grep -q 'BEGIN CERTIFICATE' "$host_folder/trust-bundle.pem" ||
+  grep -q 'BEGIN CERTIFICATE' "$taken/trust-bundle.pem" ||
     fail "$host_folder/trust-bundle.pem holds no certificate" "register-workload --host-folder writes it"
   names "$conf" socket_path "$agent_socket"
   names "$conf" data_dir "$agent_data"
@@ -85,14 +87,14 @@ names() { # FILE KEY PATH
   local found
   found="$(sed -n "s|^[[:space:]]*$2[[:space:]]*=[[:space:]]*\"\([^\"]*\)\".*|\1|p" "$1")"
   [ -z "$found" ] || [ "$found" = "$3" ] ||
-    fail "$1: $2 is $found, expected $3" "register-workload --host-folder writes it so"
+    fail "$host_folder/agent.conf: $2 is $found, expected $3" "register-workload --host-folder writes it so"
 }
 
 plan_token() { # CONF
   local token="$host_folder/join-token" there
   there="$(at "$agent_token")"
-  if [ -f "$token" ]; then
-    [[ "$(cat "$token")" =~ $token_form ]] ||
+  if [ -f "$taken/join-token" ]; then
+    [[ "$(cat "$taken/join-token")" =~ $token_form ]] ||
       fail "$token holds no join token" "register-workload --generate-token --host-folder writes one"
     if [ "$renew_token" = no ] && agent_is_healthy; then
       note "$token is not needed: the agent is attested. Remove that file, or --new-token."
@@ -117,11 +119,11 @@ install_agent() {
   [ -z "$agent_program" ] || place "$agent_program" "$agent_binary" root wheel 0755 "$agent_label"
   [ -n "$host_folder" ] || return 0
   # Only its first contact with the server needs the bundle: no reason for a restart.
-  place "$host_folder/trust-bundle.pem" "$agent_bundle" root wheel 0644
-  place "$host_folder/agent.conf" "$agent_conf" root wheel 0644 "$agent_label"
+  place "$work/host-folder/trust-bundle.pem" "$agent_bundle" root wheel 0644
+  place "$work/host-folder/agent.conf" "$agent_conf" root wheel 0644 "$agent_label"
   [ "$new_token" = yes ] || return 0
   # With a token of its own the agent is admitted anew, instead of the identity that it had.
-  place "$host_folder/join-token" "$agent_token" "$agent_user" "$agent_group" 0600 "$agent_label"
+  place "$work/host-folder/join-token" "$agent_token" "$agent_user" "$agent_group" 0600 "$agent_label"
   change "remove $host_folder/join-token: it is installed" rm -f "$host_folder/join-token"
 }
 

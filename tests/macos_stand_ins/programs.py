@@ -11,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from sidecar.core.diagnosis.finding import fail, ok, skipped
+from sidecar.operations.doctor.screen import as_json
 from tests.macos_stand_ins.state import EndError, InsteadError, State, end, unknown
 
 _PIP = [
@@ -38,14 +40,25 @@ def python(state: State, arguments: list[str], launcher: Path) -> str:
             raise InsteadError([sys.executable, "-m", "sidecar", "check", *words])
         case ["-I", "-m", "sidecar", ("status" | "check"), "--config", _]:
             pass
-        case ["-I", "-m", "sidecar", "doctor", "--config", _, "--only", "agent.registration"]:
-            if not state.agent_is_admitted:
-                end(1)
+        case ["-I", "-m", "sidecar", "doctor", "--config", _, "--only", name, "--json"]:
+            return _examined(state, name)
         case ["-I", "-m", "sidecar", "doctor", "--config", _]:
             raise EndError(state.doctor, out="doctor says what it has found\n")
         case _:
             raise unknown("python", arguments)
     return ""
+
+
+def _examined(state: State, name: str) -> str:
+    """Judge as an agent that has no socket yet, one that is not admitted, and one that is."""
+    found = ok(name, "")
+    if state.questions_to_join > 0:
+        state.questions_to_join -= 1
+        found = skipped(name, "the agent gave no answer")
+    elif not state.agent_is_admitted:
+        found = fail(name, "no identity", "register-workload")
+        raise EndError(1, out=as_json([found]).decode())
+    return as_json([found]).decode()
 
 
 def _install(words: list[str]) -> None:

@@ -60,6 +60,7 @@ class State:
     questions_to_end: int = 0
     is_old_launchd: bool = False
     doctor: int = 0
+    questions_to_join: int = 0  # until the agent has its socket
     check_is_real: bool = False
 
     def copy(self) -> State:
