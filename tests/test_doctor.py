@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import socket
 import stat
+import sys
+from dataclasses import replace
 from datetime import timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +27,8 @@ from sidecar.core.diagnosis.agent import AgentConf, Attestation, Token
 from sidecar.core.diagnosis.backend import Asked, BackendFacts
 from sidecar.core.diagnosis.catalogue import CHECKS
 from sidecar.core.diagnosis.finding import Finding, Unknown, Verdict, fail, ok, skipped, warn
+from sidecar.core.diagnosis.host_facts import ListeningSocket, Process, ServiceState
+from sidecar.core.diagnosis.listener import Daemon
 from sidecar.core.host_layout import LINUX, MACOS, HostLayout
 from sidecar.core.registration import Selector
 from sidecar.core.spiffe_id import TrustDomain
@@ -31,7 +37,7 @@ from sidecar.operations.doctor import asking, daemon, witness
 from sidecar.operations.doctor.agent import read_agent_conf, read_attestation
 from sidecar.operations.doctor.backend import backend_facts
 from sidecar.operations.doctor.commands import Commands
-from sidecar.operations.doctor.daemon import UserError
+from sidecar.operations.doctor.daemon import UserError, service_user
 from sidecar.operations.doctor.examination import examine
 from sidecar.operations.doctor.hearing import Hearing
 from sidecar.operations.doctor.screen import as_json, lines
@@ -39,6 +45,7 @@ from sidecar.operations.doctor.subject import Request, Subject, subject
 from sidecar.operations.doctor.together import Pending
 from tests.ca import Authority
 from tests.http_backend import Call, Handler, HttpBackend
+from tests.probe_peers import OddServer, answers, over_tls, server_context
 
 FOUND = [
     ok("agent.socket", "/opt/spire/sockets/agent.sock"),
@@ -216,6 +223,28 @@ async def test_an_identity_from_files_is_judged_as_an_agents_is(
     assert "not proven" in found["identity.files"].seen
 
 
+@pytest.mark.parametrize(("path", "hop"), [("/workload/x", ""), ("/workload/y", "peer")])
+async def test_another_workload_that_has_taken_our_port_is_not_us(
+    folder: Path, authority: Authority, path: str, hop: str
+) -> None:
+    own = authority.svid("/workload/x")
+    _write_identity(folder, own, authority.bundle)
+    there = server_context(authority.sign(authority.leaf(path)), folder, authority)
+    answer = over_tls(there, answers(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+    with OddServer(answer) as server:
+        question = witness.Question(
+            "unix:/none",
+            certificate=str(folder / "c.pem"),
+            private_key=str(folder / "k.pem"),
+            bundle=str(folder / "b.pem"),
+            url=f"https://127.0.0.1:{server.port}/health",
+            is_service_user=True,
+        )
+        testimony = await witness.testify(question)
+    assert testimony.end_to_end is not None
+    assert testimony.end_to_end.hop == hop
+
+
 def _write_identity(folder: Path, svid: X509Svid, bundle: TrustBundle) -> None:
     key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "k.pem").write_bytes(key)
@@ -335,6 +364,7 @@ async def test_where_all_is_404_the_version_tells(folder: Path) -> None:
         pytest.param("/api/version", b'{"version":1}', [], "", id="no text"),
         pytest.param("/api/version", b'{"version":"\\u001b[2J"}', [], "", id="no version"),
         pytest.param("/api/version", b"[]", [], "", id="no object"),
+        pytest.param("/api/version", b"[" * 60_000, [], "", id="nested without end"),
     ],
 )
 async def test_products(
@@ -460,6 +490,20 @@ def test_what_is_no_agents_file_is_unknown(tmp_path: Path, kept: object) -> None
     assert isinstance(attested(tmp_path, kept, None), Unknown)
 
 
+@pytest.mark.parametrize("name", ["agent-data.json", "join-token"])
+def test_a_pipe_that_nobody_writes_to_does_not_hold_doctor(tmp_path: Path, name: str) -> None:
+    """The folder is the agent's, and whoever looks may be root."""
+    os.mkfifo(tmp_path / name)
+    found = attested(tmp_path, None, None)
+    assert isinstance(found, Unknown) or found.token is Token.ABSENT
+
+
+def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "agent-data.json").open("wb") as file:
+        file.truncate(2**40)
+    assert isinstance(attested(tmp_path, None, None), Unknown)
+
+
 def test_an_agent_conf_that_is_none_is_unknown(tmp_path: Path) -> None:
     assert isinstance(read_agent_conf(tmp_path / "none"), Unknown)
     assert isinstance(read_agent_conf(tmp_path), Unknown)
@@ -508,5 +552,58 @@ async def test_an_account_by_number_need_not_be_there(folder: Path) -> None:
     config = write(folder, "127.0.0.1:9")
     of = await subject(Request(config, "0.1.0", user="4000000"))
     assert of.account.uid == 4_000_000
-    with pytest.raises(UserError):
-        await subject(Request(config, "0.1.0", user="no-such-account"))
+    for name in ("no-such-account", "4294967295", "9" * 5000, "\u00b2"):
+        with pytest.raises(UserError):
+            await subject(Request(config, "0.1.0", user=name))
+
+
+async def account_beside(process: Process, service: ServiceState | Unknown) -> int:
+    account, _ = await service_user("", LINUX, service, process)
+    return account.uid
+
+
+async def test_whoever_has_taken_the_port_is_not_the_service_user() -> None:
+    """Remedies give that account rights, a registration entry among them."""
+    service = ServiceState("x.service", True, True, False, user="root")
+    stranger = Process(4321, 65534, "spiffe-sidecar")
+    assert await account_beside(stranger, service) == 0
+    assert await account_beside(stranger, replace(service, running=True, pid=4321)) == 65534
+    assert await account_beside(stranger, Unknown("there is no systemctl")) == 65534
+    agent = replace(service, user="", only_when_logged_in=True)
+    assert await account_beside(stranger, agent) == 65534
+
+
+async def test_the_kernel_says_who_has_the_admin_address() -> None:
+    port = IPv4Address("127.0.0.1")
+    said = Daemon(None, "", f"{port}:6703", 1)
+    sockets = (ListeningSocket(port, 6703, Process(4321, 65534, "nc")),)
+    found = await daemon.daemon_on_port(said, (), sockets, no_program, "linux")
+    assert found.pid == 4321
+    for unknown in (Unknown("no root"), (ListeningSocket(port, 6703, None),)):
+        found = await daemon.daemon_on_port(said, (), unknown, no_program, "linux")
+        assert found.pid == 1
+
+
+async def test_the_kernel_says_who_has_the_admin_socket(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.bind(str(folder / "admin.sock"))
+        admin.listen()
+        said = Daemon(None, "", f"unix:{folder}/admin.sock", 1)
+        found = await daemon.daemon_on_port(said, (), (), no_program, sys.platform)
+    assert found.pid == os.getpid()
+
+
+async def no_program(*_: str) -> Unknown:
+    return Unknown("nothing is run")
+
+
+@pytest.mark.parametrize("text", ["", "x", "\u00b2", "9" * 5000])
+async def test_a_pid_file_without_a_number_is_a_finding(folder: Path, text: str) -> None:
+    more = (
+        '[cert_files]\ndirectory = "certs"\n'
+        '[[after_rotation]]\nname = "x"\nsignal = "SIGHUP"\npid_file = "pid"\n'
+    )
+    (folder / "pid").write_text(text)
+    found = await by_name(write(folder, "127.0.0.1:9", more=more))
+    assert found["files.hooks"].verdict is Verdict.FAIL
+    assert "holds no number" in found["files.hooks"].seen

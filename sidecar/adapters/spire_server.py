@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
-from sidecar.core.registration_faults import failure, not_started, timed_out
+from sidecar.core.registration_faults import failure, not_started, timed_out, too_long
 
 # Of what went wrong only the beginning is looked at: the usage that Go prints is long.
 _STDERR_LIMIT = 64 * 1024
+# Tens of thousands of entries have less; a program that never stops must not take our memory.
+_STDOUT_LIMIT = 64 * 1024 * 1024
+_PIECE = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -49,20 +54,52 @@ class SpireServer:
     def _run(self, command: Sequence[str], *, changes: bool) -> bytes:
         arguments = self.arguments(command)
         try:
-            done = subprocess.run(  # noqa: S603 - the operator's own prefix, and no shell
+            process = subprocess.Popen(  # noqa: S603 - the operator's own prefix, and no shell
                 arguments,
+                bufsize=0,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self.timeout_seconds,
-                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
-        except subprocess.TimeoutExpired:
-            # Without the cause: it holds the output so far.
-            raise timed_out(command, self.timeout_seconds, changes=changes) from None
         except OSError as exc:
             missing = isinstance(exc, FileNotFoundError)
             raise not_started(arguments[0], exc.strerror or str(exc), missing=missing) from exc
-        if done.returncode != 0:
-            said = done.stderr[:_STDERR_LIMIT].decode("utf-8", "replace")
-            raise failure(command, done.returncode, said)
-        return done.stdout
+        printed = _Reader(process.stdout, _STDOUT_LIMIT)
+        said = _Reader(process.stderr, _STDERR_LIMIT)
+        try:
+            status = process.wait(self.timeout_seconds)
+            if not (printed.is_done(self.timeout_seconds) and said.is_done(self.timeout_seconds)):
+                raise subprocess.TimeoutExpired(arguments, self.timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise timed_out(command, self.timeout_seconds, changes=changes) from None
+        finally:
+            process.kill()  # nothing is done if it has ended
+            process.wait()
+        if status != 0:
+            raise failure(command, status, said.data.decode("utf-8", "replace"))
+        if printed.has_more:
+            raise too_long(command, _STDOUT_LIMIT)
+        return bytes(printed.data)
+
+
+class _Reader:
+    """The beginning of what comes out of a pipe; the rest is thrown away, so that nobody waits."""
+
+    def __init__(self, pipe: IO[bytes] | None, limit: int) -> None:
+        assert pipe is not None
+        self.data, self.has_more = bytearray(), False
+        self._pipe, self._limit = pipe, limit
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def is_done(self, seconds: float) -> bool:
+        """Wait for the end, which a child of the program's may keep away."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _read(self) -> None:
+        with self._pipe:
+            while piece := self._pipe.read(_PIECE):
+                room = self._limit - len(self.data)
+                self.data += piece[:room]
+                self.has_more = self.has_more or len(piece) > room

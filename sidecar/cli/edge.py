@@ -15,6 +15,7 @@ import click
 
 from sidecar.core.checked import Checked
 from sidecar.core.errors import ConfigError, SidecarError
+from sidecar.core.status import printable
 from sidecar.operations.check import check
 
 EX_CONFIG = 78
@@ -41,8 +42,11 @@ def checked_config(config_file: Path) -> Checked:
 
 def fail(error: SidecarError, code: int) -> NoReturn:
     """End with the error's message, and its hint if it has one."""
-    for line in error.message.splitlines():
-        click.echo(line if line.startswith(" ") else f"error: {line}", err=True)
+    # By new lines alone: what else ends one, and what a terminal acts on, came from outside.
+    for line in error.message.rstrip("\n").split("\n"):
+        shown = printable(line)
+        click.echo(shown if line.startswith(" ") else f"error: {shown}", err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        hint = "\n".join(map(printable, error.hint.split("\n")))
+        click.echo(f"hint: {hint}", err=True)
     sys.exit(code)

@@ -27,6 +27,7 @@ from sidecar.core.registration import (
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
 
 _Answer = TypeVar("_Answer")
+_LAST = 253_402_300_799  # the last second of the year 9999
 
 
 class _Id(msgspec.Struct):
@@ -134,7 +135,7 @@ def read_changed(data: bytes, what: str) -> Entry | None:
 def read_agents(data: bytes) -> list[Agent]:
     """Read the answer of `agent list`."""
     return [
-        Agent(found.id.value(), found.x509svid_expires_at, found.can_reattest, found.banned)
+        Agent(found.id.value(), _time(found.x509svid_expires_at), found.can_reattest, found.banned)
         for found in _decoded(data, _Agents).agents
     ]
 
@@ -144,7 +145,7 @@ def read_token(data: bytes) -> JoinToken:
     token = _decoded(data, _Token)
     if not token.value or not token.value.isascii() or not token.value.isprintable():
         raise RegistrationError("the server's join token is empty, or no text")
-    return JoinToken(token.value, token.expires_at)
+    return JoinToken(token.value, _time(token.expires_at))
 
 
 def read_authorities(data: bytes) -> Authorities:
@@ -174,7 +175,7 @@ def _decoded(data: bytes, kind: type[_Answer]) -> _Answer:
     try:
         # Not strict: in protobuf's JSON a number of 64 bits is a string.
         return msgspec.json.decode(data, type=kind, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Without the cause: it quotes the answer.
         raise RegistrationError(
             "the answer is not the JSON that spire-server prints",
@@ -205,6 +206,11 @@ def _entry(found: _Entry) -> Entry:
         found.x509_svid_ttl,
         others,
     )
+
+
+def _time(seconds: int) -> int:
+    """Give a Unix time that a calendar has."""
+    return min(max(seconds, 0), _LAST)
 
 
 def _hint(status: _Status) -> str | None:

@@ -129,6 +129,14 @@ def timed_out(command: Sequence[str], seconds: float, *, changes: bool) -> Regis
     )
 
 
+def too_long(command: Sequence[str], limit: int) -> RegistrationError:
+    """Give the error for a command that printed more than anybody wants to read."""
+    return RegistrationError(
+        f"{' '.join(command[:2])}: an answer of over {limit // 2**20} MiB",
+        "is --spire-server the program itself?",
+    )
+
+
 def _said(stderr: str) -> str:
     """Give the line that tells most, in one line without what a terminal would act on."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]

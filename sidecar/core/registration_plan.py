@@ -18,8 +18,10 @@ from sidecar.core.registration import (
     create_command,
     delete_command,
     update_command,
+    without_token,
 )
 from sidecar.core.spiffe_id import SpiffeId
+from sidecar.core.status import printable
 
 NONE = "none"
 SERVERS_DEFAULT = "the server's default"
@@ -150,13 +152,18 @@ def _ours(
     exact = [entry for entry in found if set(entry.selectors) == set(selectors)]
     if len(exact) == 1:
         return exact[0]
-    listed = "".join(f"\n  {entry.id}: {_joined(entry.selectors)}" for entry in found)
+    listed = "".join(f"\n  {_shown(entry)}" for entry in found)
     raise RegistrationError(
-        f"{len(found)} entries of {wanted.spiffe_id} below {wanted.parent_id}, "
+        f"{len(found)} entries of {wanted.spiffe_id} below {without_token(wanted.parent_id)}, "
         f"and it is not clear which is meant:{listed}",
         "name the selectors of one with --uid or --selector (--traefik-selector), or delete the "
         "others with `spire-server entry delete -entryID ID`",
     )
+
+
+def _shown(entry: Entry) -> str:
+    """Give an entry in one line, whatever the server lets stand in it."""
+    return printable(without_token(f"{entry.id}: {_joined(entry.selectors)}"))
 
 
 def _new(wanted: Registration) -> Entry:

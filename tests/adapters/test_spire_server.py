@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from sidecar.adapters import spire_server
 from sidecar.adapters.spire_server import SpireServer
 from sidecar.core.errors import RegistrationError
 from sidecar.core.registration_answers import read_authorities
@@ -135,3 +136,20 @@ def test_through_docker(
     ):
         with pytest.raises(RegistrationError, match=meaning):
             SpireServer(tuple(shlex.split(words))).look(BUNDLE)
+
+
+def test_answer_without_end_does_not_take_our_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spire_server, "_STDOUT_LIMIT", 1000)
+    assert program(tmp_path, "print('x' * 999)").look(BUNDLE) == b"x" * 999 + b"\n"
+    with pytest.raises(RegistrationError, match="an answer of over"):
+        program(tmp_path, "print('x' * 10_000_000)").look(BUNDLE)
+
+
+def test_child_that_keeps_the_pipe_does_not_keep_us(tmp_path: Path) -> None:
+    child = "[sys.executable, '-c', 'import time; time.sleep(30)']"
+    spire = program(tmp_path, f"import subprocess, sys; subprocess.Popen({child})")
+    spire.timeout_seconds = 0.5
+    with pytest.raises(RegistrationError, match="no answer within"):
+        spire.look(BUNDLE)

@@ -147,6 +147,18 @@ def test_agents() -> None:
     assert agent.spiffe_id.path.endswith(TOKEN)
 
 
+@pytest.mark.parametrize(("said", "read"), [(2**63 - 1, 253402300799), (-(2**63), 0)])
+def test_times_that_no_calendar_has_are_the_nearest_that_one_has(said: int, read: int) -> None:
+    (agent,) = read_agents(encoded({"agents": [{**AGENT, "x509svid_expires_at": str(said)}]}))
+    assert agent.expires_at == read
+    assert read_token(encoded({"expires_at": str(said), "value": TOKEN})).expires_at == read
+
+
+def test_answer_that_is_nested_without_end() -> None:
+    with pytest.raises(RegistrationError, match="not the JSON"):
+        read_agents(b'{"x":' + b"[" * 1_000_000)
+
+
 def test_token() -> None:
     token = read_token(encoded({"expires_at": "1795290516", "value": TOKEN}))
     assert (token.value, token.expires_at) == (TOKEN, 1795290516)

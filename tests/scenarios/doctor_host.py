@@ -72,7 +72,8 @@ for last; do :; done
 case "$1" in
 show) cat "{units}/$last" 2>/dev/null || echo LoadState=not-found ;;
 enable)
-    printf 'LoadState=loaded\\nUnitFileState=enabled\\nActiveState=active\\n' > "{units}/$last" ;;
+    sed 's/^UnitFileState=.*/UnitFileState=enabled/; s/^ActiveState=.*/ActiveState=active/' \\
+        "{units}/$last" > "{units}/new" && mv "{units}/new" "{units}/$last" ;;
 kill)
     for word; do case "$word" in --signal=*) signal="${{word#--signal=}}" ;; esac; done
     kill -s "$signal" "$(sed -n 's/^MainPID=//p' "{units}/$last")" ;;

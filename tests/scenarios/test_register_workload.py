@@ -733,3 +733,60 @@ def _stand_in_lists_agents_alike(platform: Platform, fake: FakeSpireServer) -> N
     }
     assert (ours["attestation_type"], ours["can_reattest"]) == ("join_token", False)
     assert (theirs["attestation_type"], theirs["can_reattest"]) == ("join_token", False)
+
+
+# A server that is not what it should be: nothing of it reaches a terminal or a command to copy.
+
+
+def hostile(fake: FakeSpireServer, tmp_path: Path, old: str, new: str, command: str) -> Platform:
+    """The stand-in, with other words in its answers to one command."""
+    program = tmp_path / "hostile.py"
+    program.write_text(
+        "import subprocess, sys\n"
+        f"program = {shlex.split(fake.prefix)!r}\n"
+        "run = subprocess.run(program + sys.argv[1:], stdout=subprocess.PIPE)\n"
+        f"is_it = sys.argv[1:3] == {command.split()!r}\n"
+        "out = run.stdout.decode()\n"
+        f"sys.stdout.write(out.replace({old!r}, {new!r}) if is_it else out)\n"
+        "sys.exit(run.returncode)\n"
+    )
+    return Platform(shlex.join([sys.executable, "-I", str(program)]), fake.path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        pytest.param("/workload/host", "/x$(id)\\u001b]0;x\\u0007", 1, id="another ID"),
+        pytest.param(
+            "uid:451", "uid:5;id #\\u001b]0;x\\u0007", 0, id="a selector with a command in it"
+        ),
+        pytest.param('0,"message":"OK"', '3,"message":"no\\u001b]0;x\\u0007"', 1, id="a message"),
+    ],
+)
+def test_answers_of_a_server_are_neither_commands_nor_escapes(
+    fake: FakeSpireServer, tmp_path: Path, old: str, new: str, status: int
+) -> None:
+    platform = hostile(fake, tmp_path, old, new, "entry create")
+    folder = ("--host-folder", tmp_path / "mac", *ADDRESS)
+    done = platform.register(*folder)
+    assert done.returncode == status, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "--uid" not in done.stdout
+    assert "$(id)" not in done.stdout
+
+
+def test_entries_that_are_not_clear_are_shown_in_lines_of_their_own(
+    fake: FakeSpireServer, tmp_path: Path
+) -> None:
+    platform = on(fake)
+    create = ("entry", "create", "-parentID", platform.alias, "-spiffeID", platform.workload)
+    platform.ask(*create, "-selector", "unix:uid:1")
+    platform.ask(*create, "-selector", "unix:uid:2")
+    new = "uid:1\\u001b]0;x\\u0007\\nerror: forged"
+    other = hostile(fake, tmp_path, "uid:1", new, "entry show")
+    other.host, other.alias, other.workload = platform.host, platform.alias, platform.workload
+    done = other.register()
+    assert done.returncode == 1
+    assert "not clear" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1

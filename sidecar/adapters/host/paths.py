@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -9,24 +10,56 @@ from pathlib import Path
 from sidecar.core.diagnosis.finding import Unknown
 from sidecar.core.diagnosis.host_facts import Disk, Kind, PathStat, Way
 
+# More than any file has that is looked into here.
+_MOST_BYTES = 1024 * 1024
+_MOST_LINKS = 40  # as the systems have it
 _KINDS = {stat.S_IFDIR: Kind.FOLDER, stat.S_IFREG: Kind.FILE, stat.S_IFSOCK: Kind.SOCKET}
 
 
 def way_to(path: str | Path) -> Way:
-    """Give a path and all folders above it, links resolved, the root first.
+    """Give a path and all folders on the way to it, the root first, links followed.
 
-    It ends with the first part that is not there, or that this account may not look at.
+    The folders that hold links are on it, and the links with their owners: whoever can replace one
+    decides where the path leads. It ends with the first part that is not there, or that this
+    account may not look at.
     """
-    try:
-        real = Path(os.path.realpath(path))
-    except OSError:
-        real = Path(os.path.abspath(path))
-    way: list[PathStat] = []
-    for place in (*reversed(real.parents), real):
-        way.append(path_stat(place))
+    way = [path_stat("/")]
+    place, left, links = Path("/"), _parts(os.path.abspath(path)), 0
+    while left:
+        name = left.pop()
+        place = place.parent if name == ".." else place / name
+        target = _target(place) if name != ".." and links < _MOST_LINKS else ""
+        if target:
+            links += 1
+            left += _parts(target)
+            link, place = place, Path("/") if target.startswith("/") else place.parent
+            way += [_link_stat(link), path_stat(place)]
+        else:
+            way.append(path_stat(place))
         if way[-1].kind in (Kind.ABSENT, Kind.HIDDEN):
             break
     return tuple(way)
+
+
+def _parts(path: str) -> list[str]:
+    """Give the names of a path, the last one first."""
+    return [one for one in reversed(path.split("/")) if one not in ("", ".")]
+
+
+def _target(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""  # no link, or not to be looked at
+
+
+def _link_stat(path: Path) -> PathStat:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return PathStat(str(path), Kind.ABSENT)
+    # Its own mode means nothing: everybody may follow it.
+    return PathStat(str(path), Kind.OTHER, 0o555, found.st_uid, found.st_gid)
 
 
 def path_stat(path: str | Path) -> PathStat:
@@ -39,6 +72,27 @@ def path_stat(path: str | Path) -> PathStat:
         return PathStat(str(path), Kind.HIDDEN)
     kind = _KINDS.get(stat.S_IFMT(found.st_mode), Kind.OTHER)
     return PathStat(str(path), kind, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+
+
+def content_of(path: str | Path) -> bytes:
+    """Read a file, or raise `OSError`.
+
+    Those who own the folder may have put a pipe there that nobody writes to, a device, or a file
+    without end; whoever looks may be root.
+    """
+    _be_plain(path, os.stat(path))
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as file:
+        _be_plain(path, os.fstat(handle))  # it may be another one by now
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
+
+
+def _be_plain(path: str | Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
 
 
 def disk_of(path: str | Path) -> Disk | Unknown:

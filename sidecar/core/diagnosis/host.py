@@ -144,6 +144,12 @@ def _active(facts: HostFacts) -> Finding:
     name, service = "host.active", facts.service
     if isinstance(service, Unknown) or not service.installed:
         return skipped(name, service if isinstance(service, Unknown) else "it is not installed")
+    if facts.account.uid and facts.daemon_uid not in (None, 0, facts.account.uid):
+        seen = (
+            f"pid {facts.daemon_pid} of uid {facts.daemon_uid} answers in place of the daemon, "
+            f"which {facts.account} runs: nothing that it says of itself is to be believed"
+        )
+        return fail(name, seen, f"find out what it is, end it: sudo kill {facts.daemon_pid}")
     if service.running is False:
         ended = f": {service.ended}" if service.ended else ""
         if facts.daemon_pid:

@@ -7,14 +7,13 @@ import json
 import os
 import re
 import socket
-import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
 import trio
 from cryptography import x509
 
-from sidecar.adapters.host.paths import way_to
+from sidecar.adapters.host.paths import content_of, way_to
 from sidecar.adapters.host.processes import listener_of, process_of
 from sidecar.core.address import Address
 from sidecar.core.diagnosis.agent import AgentConf, AgentFacts, Attestation, Token
@@ -96,9 +95,7 @@ async def _process(subject: Subject, address: Address) -> Process | Unknown:
 def read_agent_conf(path: Path) -> AgentConf | Unknown:
     """Read what matters of an agent.conf; its plug-ins' own keys are not looked at."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return Unknown(f"{path} is no file")
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = content_of(path).decode("utf-8", "replace")
     except FileNotFoundError:
         return Unknown(f"there is no {path}: the agent has its configuration elsewhere")
     except OSError as exc:
@@ -125,7 +122,7 @@ def read_attestation(conf: AgentConf) -> Attestation | Unknown:
     The agent keeps both where only it and root can look.
     """
     try:
-        kept = json.loads(Path(conf.data, _KEPT).read_bytes())
+        kept = json.loads(content_of(Path(conf.data, _KEPT)))
         chain = [base64.b64decode(one) for one in kept.get("svid") or ()]
         # PEM, in the base64 of JSON.
         end = x509.load_pem_x509_certificate(chain[0]).not_valid_after_utc if chain else None
@@ -140,7 +137,7 @@ def read_attestation(conf: AgentConf) -> Attestation | Unknown:
 
 def _token(file: str) -> Token:
     try:
-        is_spent = Path(file).read_bytes().strip() in (b"spent", b"")
+        is_spent = content_of(file).strip() in (b"spent", b"")
     except OSError:
         return Token.ABSENT
     return Token.SPENT if is_spent else Token.THERE

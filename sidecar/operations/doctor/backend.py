@@ -115,7 +115,7 @@ async def _product(client: httpx.AsyncClient) -> Product:
 def _version(answer: Answer) -> str | None:
     try:
         found = json.loads(answer.body) if answer.asked.is_good else None
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested without end
         return None
     version = found.get("version") if isinstance(found, dict) else None
     return version if isinstance(version, str) and re.fullmatch(r"[\w.+-]{1,40}", version) else None

@@ -15,7 +15,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from sidecar.adapters.host.paths import disk_of, path_stat, way_to
+from sidecar.adapters.host.paths import content_of, disk_of, path_stat, way_to
 from sidecar.adapters.host.processes import process_of
 from sidecar.core.after_rotation import Action, CommandAction, Hook, SignalAction, hook
 from sidecar.core.diagnosis.files import FilesFacts, HookFault, Published
@@ -31,6 +31,7 @@ from sidecar.operations.doctor.together import Pending
 from sidecar.operations.doctor.witness import Testimony
 
 _GENERATION = re.compile(r"generation-([0-9]{1,9})")
+_PID = re.compile(rb"[0-9]{1,9}")
 _STAGED = (".new-link", ".new-file")
 
 
@@ -117,7 +118,7 @@ def _published(directory: Path, table: CertFilesTable) -> Published | Unknown:
 
 
 def _pair(generation: str, certificate: Path, key: Path) -> Published:
-    chain, secret = certificate.read_bytes(), key.read_bytes()
+    chain, secret = content_of(certificate), content_of(key)
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
         own = load_pem_private_key(secret, None)
@@ -186,11 +187,11 @@ def _target(action: Action) -> str:
 
 def _pid(file: Path, name: str) -> int | HookFault:
     try:
-        text = file.read_text(errors="replace").strip()
+        text = content_of(file).strip()
     except OSError as exc:
         remedy = f"start the program that writes {file}, or correct pid_file"
         return HookFault(name, f"{file}: {exc.strerror}", remedy)
-    if not text.isdigit():
+    if not _PID.fullmatch(text):
         return HookFault(name, f"{file} holds no number", f"correct pid_file: {file}")
     return int(text)
 

@@ -36,11 +36,11 @@ async def hear(subject: Subject) -> Hearing:
     own, account = subject.own, subject.account
     if subject.files.config is None:
         return Hearing(Unknown(UNUSABLE), own)
-    question = _question(subject)
     if own.uid == 0 and account.uid != 0:
-        testimony = await _ask(question, account)
+        testimony = await _ask(_question(subject, is_service_user=True), account)
         if isinstance(testimony, Testimony):
             return Hearing(testimony, account)
+    question = _question(subject, is_service_user=own.uid == account.uid)
     seconds = _seconds(question)
     with trio.move_on_after(seconds):
         return Hearing(await testify(question), own)
@@ -55,7 +55,7 @@ def _late(who: Account, seconds: float) -> Unknown:
     return Unknown(f"the question of {who} was not answered within {seconds:g} s")
 
 
-def _question(subject: Subject) -> Question:
+def _question(subject: Subject, *, is_service_user: bool) -> Question:
     config, serving = subject.files.config, subject.files.serving
     if config is None:
         return Question(str(subject.files.endpoint))
@@ -79,6 +79,7 @@ def _question(subject: Subject) -> Question:
         endpoint=str(subject.files.endpoint),
         spiffe_id=str(config.workload_api.spiffe_id or ""),
         hint=config.workload_api.hint,
+        is_service_user=is_service_user,
         **values,
     )
 

@@ -27,6 +27,7 @@ from sidecar.core.diagnosis.listener import EndToEnd
 from sidecar.core.errors import SidecarError
 from sidecar.core.identity_event import IdentityEvent, Updated
 from sidecar.core.identity_update import SvidChoice, choose, identity_update
+from sidecar.core.policy import PeerPattern
 from sidecar.core.probe import ProbeReport, ProbeRequest, ProbeTarget
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
 from sidecar.operations.doctor.asking import STREAM_SECONDS
@@ -47,6 +48,7 @@ class Question:
     federated: dict[str, str] = field(default_factory=dict)
     spiffe_id: str = ""
     hint: str = ""
+    is_service_user: bool = False  # then our listener presents the SVID that is issued to us
     url: str = ""  # of our own listener
     streamed_url: str = ""
     streamed_body: str = ""
@@ -73,7 +75,7 @@ async def testify(question: Question) -> Testimony:
     identity = _identity(event, question)
     if isinstance(identity, str):
         return Testimony(said, EndToEnd("identity", identity))
-    report = await probe(_request(question.url), identity)
+    report = await probe(_request(question, identity), identity)
     streamed = await _streamed(question, identity) if question.streamed_url else None
     return Testimony(said, _end_to_end(report), streamed)
 
@@ -112,9 +114,12 @@ def _identity(event: Updated, question: Question) -> ServerIdentity | str:
         return exc.message
 
 
-def _request(url: str) -> ProbeRequest:
+def _request(question: Question, identity: ServerIdentity) -> ProbeRequest:
+    # Another workload of this host has an SVID, too, and may have taken the port.
+    own = identity.svid.spiffe_id if question.is_service_user or question.spiffe_id else None
     return ProbeRequest(
-        ProbeTarget.parse(url),
+        ProbeTarget.parse(question.url),
+        expect=(PeerPattern.parse(str(own)),) if own else (),
         connect_seconds=_REQUEST_SECONDS,
         silence_seconds=_REQUEST_SECONDS,
         total_seconds=1.5 * _REQUEST_SECONDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,6 +11,9 @@ from sidecar.core.host_layout import SERVICE_UID
 from sidecar.core.registration import Selector, uid_selector
 from sidecar.operations.register_workload.work import Outcome
 from sidecar.operations.screen_text import clock
+
+# It goes into a command line: what else the server has is not put there.
+_UID = re.compile(r"uid:[0-9]+")
 
 
 def next_steps(outcome: Outcome, now: float) -> Iterator[str]:
@@ -63,6 +67,6 @@ def _copy(outcome: Outcome) -> str:
 
 def _uid_option(selectors: tuple[Selector, ...]) -> Iterator[str]:
     """Give the option that has the installer make the account that the entry names."""
-    uids = [one for one in selectors if one.type == "unix" and one.value.startswith("uid:")]
+    uids = [one for one in selectors if one.type == "unix" and _UID.fullmatch(one.value)]
     if len(uids) == 1 and uids[0] != uid_selector(SERVICE_UID):
         yield f"--uid {uids[0].value.removeprefix('uid:')}"

@@ -6,6 +6,7 @@ no error: then the plan is the one for a server without entries, and says so.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -207,7 +208,7 @@ def _elsewhere(one: Registration, platform: Platform) -> Iterator[str]:
             yield (
                 f"{one.role}: entry {entry.id} gives the same ID below the agent of one join "
                 "token, and dies with it; it can go: "
-                f"`spire-server entry delete -entryID {entry.id}`"
+                f"`spire-server entry delete -entryID {shlex.quote(entry.id)}`"
             )
 
 

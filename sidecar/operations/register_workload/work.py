@@ -17,6 +17,7 @@ from sidecar.core.host_layout import HOST_FOLDER_FILES
 from sidecar.core.registration import evict_command, token_command, without_token
 from sidecar.core.registration_answers import read_changed, read_token
 from sidecar.core.registration_plan import Step
+from sidecar.core.status import printable
 from sidecar.operations.register_workload.plan import Plan, make_plan
 from sidecar.operations.register_workload.request import Request
 
@@ -131,8 +132,12 @@ def _step(step: Step, server: SpireServer, done: list[str]) -> Step:
         return step
     what = f"{step.role}: {' '.join(step.command[:2])}"
     found = read_changed(server.change(step.command), what)
+    if found and (found.spiffe_id, found.parent_id) != (step.entry.spiffe_id, step.entry.parent_id):
+        # It is what the report and the commands for the other host go on with.
+        text = printable(without_token(f"{found.spiffe_id} below {found.parent_id}"))
+        raise RegistrationError(f"{what}: the server answers with another entry: {text}", _AGAIN)
     entry = found or step.entry
-    done.append(f"{_DONE[step.action]} the entry {entry.id} of {entry.spiffe_id}")
+    done.append(printable(f"{_DONE[step.action]} the entry {entry.id} of {entry.spiffe_id}"))
     return replace(step, entry=entry)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.adapters.host.accounts import account_of, own_account
-from sidecar.adapters.host.paths import disk_of, path_stat, way_to
+from sidecar.adapters.host.paths import content_of, disk_of, path_stat, way_to
 from sidecar.core.diagnosis.host_facts import Disk, Kind
+from sidecar.core.diagnosis.permission import open_to_others
 from tests.adapters.accounts import needs_root
 
 
@@ -30,16 +31,46 @@ def test_an_account_that_is_none() -> None:
 
 
 def test_a_way_begins_at_the_root_and_follows_links(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    file = tmp_path / "real" / "file"
-    file.touch(0o640)
-    file.chmod(0o640)
-    (tmp_path / "link").symlink_to("real")
-    way = way_to(tmp_path / "link" / "file")
-    assert way[0].path == "/"
-    assert way[-1].path == str(file.resolve())
-    assert (way[-1].kind, way[-1].mode, way[-1].uid) == (Kind.FILE, 0o640, os.geteuid())
-    assert all(one.kind is Kind.FOLDER for one in way[:-1])
+    real = tmp_path.resolve()
+    (real / "real").mkdir()
+    (real / "real" / "file").touch()
+    (real / "link").symlink_to("real")
+    (real / "real" / "file").chmod(0o640)
+    found = way_to(real / "link" / "file")
+    assert (found[-1].kind, found[-1].mode, found[-1].uid) == (Kind.FILE, 0o640, os.geteuid())
+    way = [Path(place.path) for place in found]
+    assert way[0] == Path("/")
+    assert way[-5:] == [real, real / "link", real, real / "real", real / "real" / "file"]
+
+
+def test_whoever_can_replace_a_link_is_on_the_way(tmp_path: Path) -> None:
+    real = tmp_path.resolve()
+    (real / "safe").mkdir(mode=0o755)
+    (real / "safe" / "policy.toml").touch(mode=0o644)
+    (real / "open").mkdir()
+    (real / "open").chmod(0o777)
+    (real / "open" / "policy.toml").symlink_to("../safe/policy.toml")
+    own = (0, os.geteuid())
+    assert open_to_others(way_to(real / "safe" / "policy.toml"), own) is None
+    found = open_to_others(way_to(real / "open" / "policy.toml"), own)
+    assert found is not None
+    assert found.path == str(real / "open")
+
+
+def test_a_way_in_a_circle_ends(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    assert way_to(tmp_path / "link")[-1].kind is Kind.HIDDEN
+    (tmp_path / "root").symlink_to("/")
+    assert way_to(tmp_path / "root")[-1].path == "/"
+
+
+def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    assert content_of(tmp_path / "file") == b"x"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="no plain file"):
+            content_of(path)
 
 
 def test_a_way_ends_where_nothing_is(tmp_path: Path) -> None:

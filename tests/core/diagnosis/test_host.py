@@ -87,6 +87,7 @@ def test_a_good_host_is_content() -> None:
         ),
         pytest.param(service(running=False), "host.active", WARN, id="started by hand instead"),
         pytest.param(service(pid=99), "host.active", WARN, id="another one answers"),
+        pytest.param(changed(daemon_uid=1000), "host.active", FAIL, id="a stranger answers"),
         pytest.param(changed(descriptors=1024), "host.descriptors", WARN, id="descriptors"),
         pytest.param(changed(sandbox=False), "host.sandbox", WARN, id="switched off"),
         pytest.param(changed(landlock=0), "host.sandbox", WARN, id="no Landlock"),
