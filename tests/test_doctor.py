@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sidecar.cli import main
 from sidecar.core import host_layout
-from sidecar.core.agent_conf import ServerAddress, agent_conf
 from sidecar.core.diagnosis.agent import AgentConf, Attestation, Token
 from sidecar.core.diagnosis.backend import Asked, BackendFacts
 from sidecar.core.diagnosis.catalogue import CHECKS
@@ -30,7 +29,8 @@ from sidecar.core.diagnosis.finding import Finding, Unknown, Verdict, fail, ok, 
 from sidecar.core.diagnosis.host_facts import ListeningSocket, Process, ServiceState
 from sidecar.core.diagnosis.listener import Daemon
 from sidecar.core.host_layout import LINUX, MACOS, HostLayout
-from sidecar.core.registration import Selector
+from sidecar.core.registration.agent_conf import ServerAddress, agent_conf
+from sidecar.core.registration.entries import Selector
 from sidecar.core.spiffe_id import TrustDomain
 from sidecar.core.svid import TrustBundle, X509Svid
 from sidecar.operations.doctor import asking, daemon, witness

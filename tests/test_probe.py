@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sidecar.adapters.tls import ServerIdentity, server_identity
 from sidecar.core.checked import Checked
 from sidecar.core.policy import PeerPattern
-from sidecar.core.probe import FaultError, Hop, Phase, ProbeReport, ProbeRequest
-from sidecar.core.probe_target import ProbeTarget
+from sidecar.core.probe.report import FaultError, Hop, Phase, ProbeReport, ProbeRequest
+from sidecar.core.probe.target import ProbeTarget
 from sidecar.operations.check import check
 from sidecar.operations.probe import probe, take_identity
 from tests.adapters.deadlines import until, within

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sidecar.core.policy import PeerPattern
-from sidecar.core.probe import (
+from sidecar.core.probe.report import (
     Answer,
     Fault,
     Handshake,
@@ -21,7 +21,7 @@ from sidecar.core.probe import (
     ProbeReport,
     ProbeRequest,
 )
-from sidecar.core.probe_target import ProbeTarget
+from sidecar.core.probe.target import ProbeTarget
 from sidecar.core.spiffe_id import TrustDomain
 from sidecar.operations.probe import screen, words
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.registration import Selector, uid_selector
+from sidecar.core.registration.entries import Selector, uid_selector
 from sidecar.operations.register_workload.request import (
     Options,
     RequestError,

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidecar.cli import main
-from sidecar.core.traefik_version import NEWEST
+from sidecar.core.traefik.version import NEWEST
 
 TRAEFIK = os.environ.get("TRAEFIK_BIN", "")
 needs_traefik = pytest.mark.skipif(not TRAEFIK, reason="TRAEFIK_BIN names no binary of Traefik")

@@ -17,8 +17,8 @@ from ipaddress import ip_address
 import trio
 
 from sidecar.core.address import Address
-from sidecar.core.probe_faults import ConnectEnd
-from sidecar.core.probe_target import where
+from sidecar.core.probe.faults import ConnectEnd
+from sidecar.core.probe.target import where
 
 _ENDS = {
     errno.ECONNREFUSED: ConnectEnd.REFUSED,

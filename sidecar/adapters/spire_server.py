@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from sidecar.core.registration_faults import failure, not_started, timed_out, too_long
+from sidecar.core.registration.faults import failure, not_started, timed_out, too_long
 
 # Of what went wrong only the beginning is looked at: the usage that Go prints is long.
 _STDERR_LIMIT = 64 * 1024

@@ -16,8 +16,8 @@ import structlog
 from sidecar.cli.edge import checked_config, config_option
 from sidecar.core.errors import InvalidSpiffeIdError
 from sidecar.core.policy import PeerPattern
-from sidecar.core.probe import ProbeRequest
-from sidecar.core.probe_target import ProbeTarget, ProbeTargetError, parse_header
+from sidecar.core.probe.report import ProbeRequest
+from sidecar.core.probe.target import ProbeTarget, ProbeTargetError, parse_header
 
 _SECONDS = click.FloatRange(0, 31_536_000, min_open=True)
 # A body is sent from memory.

@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from sidecar.core.checked import Checked
-from sidecar.core.probe import Phase, ProbeReport, ProbeRequest
+from sidecar.core.probe.report import Phase, ProbeReport, ProbeRequest
 from sidecar.operations.probe import probe, screen
 from sidecar.operations.probe.screen import Line
 

@@ -15,7 +15,8 @@ from sidecar.core.checked import Checked
 from sidecar.core.errors import InvalidSpiffeIdError, SidecarError
 from sidecar.core.host_layout import AGENT_SOCKET
 from sidecar.core.spiffe_id import SpiffeId
-from sidecar.core.traefik import (
+from sidecar.core.traefik.dynamic import dynamic_part
+from sidecar.core.traefik.setup import (
     Server,
     Terms,
     TraefikSetup,
@@ -28,10 +29,9 @@ from sidecar.core.traefik import (
     plain_name,
     reference,
 )
-from sidecar.core.traefik_dynamic import dynamic_part
-from sidecar.core.traefik_static import helper_part, static_part
-from sidecar.core.traefik_version import TraefikVersion
-from sidecar.core.traefik_warnings import dynamic_warnings, static_warnings
+from sidecar.core.traefik.static import helper_part, static_part
+from sidecar.core.traefik.version import TraefikVersion
+from sidecar.core.traefik.warnings import dynamic_warnings, static_warnings
 from sidecar.logs import configure_logs
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]

@@ -22,7 +22,7 @@ from sidecar.adapters.probing import (
     resolve,
 )
 from sidecar.core.address import Address
-from sidecar.core.probe_faults import ConnectEnd
+from sidecar.core.probe.faults import ConnectEnd
 from tests.adapters.deadlines import within
 from tests.probe_peers import OddServer, hang_up, plain_http, says
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sidecar.adapters import spire_server
 from sidecar.adapters.spire_server import SpireServer
 from sidecar.core.errors import RegistrationError
-from sidecar.core.registration_answers import read_authorities
+from sidecar.core.registration.answers import read_authorities
 from tests.ca import Authority
 from tests.fake_docker import docker
 from tests.spire_stand_in import FakeSpireServer

@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sidecar.adapters.tls import ServerIdentity, handshake, server_identity
 from sidecar.adapters.tls.client import ClientHandshakeError, Shaken, client_handshake
 from sidecar.core.handshake_result import HandshakeResult
-from sidecar.core.probe_faults import HandshakeEnd
+from sidecar.core.probe.faults import HandshakeEnd
 from tests.adapters.deadlines import until, within
 from tests.adapters.tls_ends import tcp_ends
 from tests.ca import Authority, Leaf, rsa_key

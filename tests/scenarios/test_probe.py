@@ -19,9 +19,9 @@ from sidecar.adapters.tls import ServerIdentity, server_identity
 from sidecar.core.config import LimitsTable
 from sidecar.core.errors import PeerError
 from sidecar.core.policy import PeerPattern
-from sidecar.core.probe import Hop, ProbeReport, ProbeRequest
-from sidecar.core.probe_answer import told
-from sidecar.core.probe_target import ProbeTarget
+from sidecar.core.probe.answer import told
+from sidecar.core.probe.report import Hop, ProbeReport, ProbeRequest
+from sidecar.core.probe.target import ProbeTarget
 from sidecar.core.refusal import refusal_body
 from sidecar.http_mode.admission import Admission, RefusedError
 from sidecar.operations.probe import probe

@@ -25,8 +25,8 @@ from sidecar.adapters.tls.stream import openssl_words
 from sidecar.core.errors import PeerError
 from sidecar.core.handshake_result import HandshakeResult
 from sidecar.core.peer import MAX_INTERMEDIATES
-from sidecar.core.probe import Handshake
-from sidecar.core.probe_faults import HandshakeEnd
+from sidecar.core.probe.faults import HandshakeEnd
+from sidecar.core.probe.report import Handshake
 from sidecar.core.spiffe_id import SpiffeId
 
 # What a sidecar speaks, and one version more, so that an old server can be described.

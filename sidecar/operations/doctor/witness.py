@@ -28,7 +28,7 @@ from sidecar.core.errors import SidecarError
 from sidecar.core.identity_event import IdentityEvent, Updated
 from sidecar.core.identity_update import SvidChoice, choose, identity_update
 from sidecar.core.policy import PeerPattern
-from sidecar.core.probe import ProbeReport, ProbeRequest, ProbeTarget
+from sidecar.core.probe.report import ProbeReport, ProbeRequest, ProbeTarget
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
 from sidecar.operations.doctor.asking import STREAM_SECONDS
 from sidecar.operations.probe import probe

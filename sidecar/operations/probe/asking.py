@@ -14,10 +14,10 @@ import trio
 
 from sidecar.adapters.tls.client import alert_words
 from sidecar.adapters.tls.client_stream import ClientStream, EndedError
-from sidecar.core import probe_faults as faults
-from sidecar.core.probe import Answer, FaultError, ProbeRequest
-from sidecar.core.probe_answer import Ends, answer_fault
-from sidecar.core.probe_http import AnswerError, AnswerReader, request_bytes
+from sidecar.core.probe import faults
+from sidecar.core.probe.answer import Ends, answer_fault
+from sidecar.core.probe.http import AnswerError, AnswerReader, request_bytes
+from sidecar.core.probe.report import Answer, FaultError, ProbeRequest
 from sidecar.operations.probe.record import Record
 from sidecar.operations.probe.words import said_of_answer
 

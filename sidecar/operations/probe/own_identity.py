@@ -22,8 +22,8 @@ from sidecar.core.errors import AgentProtocolError
 from sidecar.core.host_layout import LINUX, MACOS
 from sidecar.core.identity_event import Denied, IdentityEvent, Lost, Unreadable, Updated
 from sidecar.core.identity_update import RawUpdate, choose, identity_update
-from sidecar.core.probe import Fault, FaultError, Hop
-from sidecar.core.probe_faults import ConnectEnd
+from sidecar.core.probe.faults import ConnectEnd
+from sidecar.core.probe.report import Fault, FaultError, Hop
 from sidecar.core.status import printable
 from sidecar.rotator import identity_rules, identity_source
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from sidecar.core.probe import FaultError, Phase, ProbeReport, ProbeRequest
+from sidecar.core.probe.report import FaultError, Phase, ProbeReport, ProbeRequest
 
 OnPhase = Callable[[Phase], None]
 OnBody = Callable[[bytes], None]

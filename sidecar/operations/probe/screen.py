@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.core.probe import Hop, Phase, ProbeReport, ProbeRequest
+from sidecar.core.probe.report import Hop, Phase, ProbeReport, ProbeRequest
 from sidecar.core.status import printable
 from sidecar.operations.probe.words import duration
 

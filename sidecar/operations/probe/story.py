@@ -7,11 +7,11 @@ import trio
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.tls import ServerIdentity
 from sidecar.core.checked import Checked
-from sidecar.core.probe import FaultError, OwnIdentity, Phase, ProbeReport, ProbeRequest
-from sidecar.core.probe_answer import Ends
-from sidecar.core.probe_faults import too_slow
-from sidecar.core.probe_notes import all_notes
-from sidecar.core.probe_peer import unexpected_id
+from sidecar.core.probe.answer import Ends
+from sidecar.core.probe.faults import too_slow
+from sidecar.core.probe.notes import all_notes
+from sidecar.core.probe.peer import unexpected_id
+from sidecar.core.probe.report import FaultError, OwnIdentity, Phase, ProbeReport, ProbeRequest
 from sidecar.operations.probe.asking import ask, settle
 from sidecar.operations.probe.own_identity import source_of, take_identity
 from sidecar.operations.probe.record import OnBody, OnPhase, Record

@@ -21,10 +21,10 @@ from sidecar.adapters.probing import (
 )
 from sidecar.adapters.tls import ServerIdentity
 from sidecar.adapters.tls.client import ClientHandshakeError, Shaken, client_handshake
-from sidecar.core import probe_faults as faults
-from sidecar.core.probe import Connection, Fault, FaultError
-from sidecar.core.probe_faults import ConnectEnd, HandshakeEnd
-from sidecar.core.probe_peer import not_trusted, peer_certificate
+from sidecar.core.probe import faults
+from sidecar.core.probe.faults import ConnectEnd, HandshakeEnd
+from sidecar.core.probe.peer import not_trusted, peer_certificate
+from sidecar.core.probe.report import Connection, Fault, FaultError
 from sidecar.operations.probe.record import Record
 from sidecar.operations.probe.words import said_of_handshake, said_of_presented
 

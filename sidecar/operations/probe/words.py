@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sidecar.core.policy import PeerPattern
-from sidecar.core.probe import Answer, Handshake, OwnIdentity, PeerCertificate
+from sidecar.core.probe.report import Answer, Handshake, OwnIdentity, PeerCertificate
 from sidecar.core.spiffe_id import TrustDomain
 from sidecar.operations.screen_text import count, size, span
 

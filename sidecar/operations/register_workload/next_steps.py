@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from sidecar.core.host_layout import SERVICE_UID
-from sidecar.core.registration import Selector, uid_selector
+from sidecar.core.registration.entries import Selector, uid_selector
 from sidecar.operations.register_workload.work import Outcome
 from sidecar.operations.screen_text import clock
 

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 from sidecar.adapters.spire_server import SpireServer
 from sidecar.core.errors import RegistrationError
-from sidecar.core.registration import (
+from sidecar.core.registration.advice import (
+    AGENT_TTL_ADVICE,
+    address_advice,
+    parent_advice,
+    selector_advice,
+    token_advice,
+    ttl_advice,
+)
+from sidecar.core.registration.answers import read_agents, read_authorities, read_entries
+from sidecar.core.registration.entries import (
     Agent,
     Authorities,
     Entry,
@@ -23,16 +32,7 @@ from sidecar.core.registration import (
     is_token_agent,
     without_token,
 )
-from sidecar.core.registration_advice import (
-    AGENT_TTL_ADVICE,
-    address_advice,
-    parent_advice,
-    selector_advice,
-    token_advice,
-    ttl_advice,
-)
-from sidecar.core.registration_answers import read_agents, read_authorities, read_entries
-from sidecar.core.registration_plan import (
+from sidecar.core.registration.plan import (
     Step,
     other_ids_of_the_process,
     plan_alias_removal,

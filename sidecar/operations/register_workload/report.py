@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sidecar.adapters.spire_server import SpireServer
-from sidecar.core.registration import Agent, Entry, without_token
-from sidecar.core.registration_plan import NONE, SERVERS_DEFAULT, Step, fields
+from sidecar.core.registration.entries import Agent, Entry, without_token
+from sidecar.core.registration.plan import NONE, SERVERS_DEFAULT, Step, fields
 from sidecar.core.status import printable
 from sidecar.operations.register_workload.next_steps import next_steps
 from sidecar.operations.register_workload.work import (

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidecar.core.agent_conf import ServerAddress
 from sidecar.core.errors import InvalidSpiffeIdError
 from sidecar.core.host_layout import SERVICE_UID
-from sidecar.core.registration import Registration, Selector, is_reserved, uid_selector
+from sidecar.core.registration.agent_conf import ServerAddress
+from sidecar.core.registration.entries import Registration, Selector, is_reserved, uid_selector
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain, check_segment
 
 DEFAULT_PATH = "/workload/model-server"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from sidecar.adapters.host_folder import PUBLIC, SECRET, HostFolder
 from sidecar.adapters.spire_server import SpireServer
-from sidecar.core.agent_conf import agent_conf
 from sidecar.core.errors import RegistrationError
 from sidecar.core.host_layout import HOST_FOLDER_FILES
-from sidecar.core.registration import evict_command, token_command, without_token
-from sidecar.core.registration_answers import read_changed, read_token
-from sidecar.core.registration_plan import Step
+from sidecar.core.registration.agent_conf import agent_conf
+from sidecar.core.registration.answers import read_changed, read_token
+from sidecar.core.registration.entries import evict_command, token_command, without_token
+from sidecar.core.registration.plan import Step
 from sidecar.core.status import printable
 from sidecar.operations.register_workload.plan import Plan, make_plan
 from sidecar.operations.register_workload.request import Request
