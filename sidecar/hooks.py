@@ -48,13 +48,13 @@ class _Agenda:
 
     hook: Hook
     due: dict[Subject, _Due] = field(default_factory=dict)
-    given_up: set[Subject] = field(default_factory=set)
+    given_up: dict[Subject, Publication] = field(default_factory=dict)
     news: trio.Event = field(default_factory=trio.Event)
 
     def add(self, publication: Publication) -> None:
         """Put a publication in the place of any older one of the same files."""
         self.due[publication.subject] = _Due(publication)
-        self.given_up.discard(publication.subject)
+        self.given_up.pop(publication.subject, None)
         self.news.set()
 
     def done(self, due: _Due) -> None:
@@ -69,7 +69,7 @@ class _Agenda:
             return 0.0  # what is newer starts over
         if due.attempt > self.hook.retries:
             del self.due[subject]
-            self.given_up.add(subject)
+            self.given_up[subject] = due.publication
             return None
         delay = _AGAIN.delay(due.attempt - 1, random.uniform(0.5, 1.0))
         due.attempt += 1
@@ -110,6 +110,12 @@ class Hooks:
         """Hear of new files; returns at once. Called in trio's thread."""
         for agenda in self._agendas:
             if publication.kind in agenda.hook.on:
+                agenda.add(publication)
+
+    def again(self) -> None:
+        """Begin anew with what was given up: somebody has mended it, and says so."""
+        for agenda in self._agendas:
+            for publication in list(agenda.given_up.values()):
                 agenda.add(publication)
 
     async def run(self) -> None:

@@ -53,7 +53,7 @@ async def run(checked: Checked) -> None:
         visitors = [closing.enter_context(bind_admin(admin.address))] if admin else []
         async with trio.open_nursery() as daemon:
             daemon.start_soon(serve_admin, visitors, pages)
-            daemon.start_soon(_fetch_when_asked, wishes, current)
+            daemon.start_soon(_fetch_when_asked, wishes, current, hooks)
             daemon.start_soon(_watchdog, manager)
             daemon.start_soon(_identity, checked, current, hooks)
             if server:
@@ -66,9 +66,12 @@ async def run(checked: Checked) -> None:
     log.info("stopped")
 
 
-async def _fetch_when_asked(wishes: AsyncIterator[int], current: CurrentIdentity) -> None:
+async def _fetch_when_asked(
+    wishes: AsyncIterator[int], current: CurrentIdentity, hooks: Hooks
+) -> None:
     async for _ in wishes:
         current.ask()
+        hooks.again()
 
 
 async def _watchdog(manager: Notifier) -> None:

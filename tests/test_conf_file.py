@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from sidecar.core.address import WorkloadEndpoint
-from sidecar.core.config import LISTS, RESPONSE_HEADERS, TABLES, Config, HelperConfig, parse_config
+from sidecar.core.config import LISTS, RESPONSE_HEADERS, TABLES, Config, parse_config
 from sidecar.core.files_config import LAYOUTS, CertFilesTable
 from sidecar.core.policy import Rule, RuleLimits
 from sidecar.core.policy_file import KINDS, parse_policy
@@ -124,9 +124,10 @@ def _read(table: str, values: dict[str, Any]) -> msgspec.Struct | None:
 
 def test_file_reads_as_it_is_shown() -> None:
     read = parse_config(TEXT, FILE)
+    defaults = {one.name: one.default for one in msgspec.structs.fields(Config)}
     for table, shown in LISTED.items():
         if shown.off:
-            assert getattr(read, table) == getattr(HelperConfig(), table)
+            assert getattr(read, table) == defaults[table]
         elif table in TABLES:
             assert getattr(read, table) is not None
 
@@ -144,7 +145,7 @@ def test_table_that_may_be_left_out_says_so() -> None:
         name for name in LISTED if "Without this table none " in LISTED[name].comment
     }
     off = {name for name, shown in LISTED.items() if shown.off}
-    assert off == {"identity_files", *LISTS}
+    assert off == {"identity_files", "cors", *LISTS}
 
 
 # What is commented out can be uncommented.
@@ -154,6 +155,12 @@ def test_identity_may_come_from_files_instead_of_the_agent() -> None:
     read = parse_config(without("workload_api") + written("identity_files"), FILE)
     assert read.identity_files
     assert read.identity_files.certificate == "certs/svid.pem"
+
+
+def test_pages_of_other_origins_may_call_when_the_table_is_uncommented() -> None:
+    read = parse_config(TEXT + written("cors"), FILE)
+    assert isinstance(read, Config)
+    assert read.cors
 
 
 def test_jwt_svid_can_be_uncommented_and_written_again() -> None:

@@ -352,6 +352,20 @@ async def test_hook_that_fails_too_often_is_given_up_until_the_next_publication(
     assert not story.result("x").gives_up
 
 
+async def test_hook_that_was_given_up_begins_anew_when_somebody_asks(
+    begin: Begin, tmp_path: Path
+) -> None:
+    story = begin(Hook("x", TouchAction("watched"), retries=0))
+    story.tell(1)
+    await story.until_said(GAVE_UP)
+    (tmp_path / "watched").touch()
+    story.hooks.again()
+    assert (await story.until_said(DONE))["attempt"] == 1
+    story.hooks.again()  # nothing is left to do
+    await nothing_happens(story)
+    assert len(story.said(DONE)) == 1
+
+
 async def test_hook_without_retries_is_given_up_at_once(
     begin: Begin, mock_clock: MockClock
 ) -> None:

@@ -42,14 +42,13 @@ given() { # OPTION FILE COPY
   cat "$2" >"$3"
 }
 
-# conf/sidecar.toml with the values of this host. A browser's page is allowed nothing.
+# conf/sidecar.toml with the values of this host.
 sidecar_toml() {
   local address="${listen:-0.0.0.0:6701}"
   [ "$activation" = no ] || address=systemd
   sed -e "s|^spiffe_id = \"\"|spiffe_id = \"$spiffe_id\"|" \
     -e "/^\[listener\]/,/^\[/s|^address = .*|address = \"$address\"|" \
     -e "/^\[backend\]/,/^\[/s|^address = .*|address = \"${backend:-127.0.0.1:11434}\"|" \
-    -e '/^\[cors\]/,/^$/{/^[^#]/s/^/# /}' \
     "$source_root/conf/sidecar.toml"
 }
 

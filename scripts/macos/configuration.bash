@@ -43,7 +43,7 @@ given() { # OPTION FILE COPY
   cat "$2" >"$3"
 }
 
-# conf/sidecar.toml with the values of this Mac. A browser's page is allowed nothing; the log is a
+# conf/sidecar.toml with the values of this Mac; the log is a
 # file, because there is no journal and launchd's own files cannot be rotated.
 sidecar_toml() {
   local address="${listen:-0.0.0.0:6701}"
@@ -65,8 +65,7 @@ sidecar_toml() {
         value = values.get((table, key[1])) if key else None
         if value is not None:
             line = f"{key[1]} = \"{value}\"\n"
-        off = "# " if table == "cors" and (head or key) else ""
-        print(off + line, end="")
+        print(line, end="")
   ' "$source_root/conf/sidecar.toml" "$spiffe_id" "$address" "${backend:-127.0.0.1:11434}" \
     "$log_dir/sidecar.log"
 }

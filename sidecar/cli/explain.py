@@ -21,7 +21,8 @@ from sidecar.operations.explain import QuestionError, explain, read_question
 def explain_command(config_file: Path, **asked: str | None) -> None:
     """Tell which rule of the policy decides on a request, and why.
 
-    Exit status 0: allowed; 1: refused.
+    Exit status 0: allowed; 1: refused; 2: there is nothing to decide; 78: the configuration cannot
+    be used.
     """
     try:
         question = read_question(**{name: _pasted(text) for name, text in asked.items()})

@@ -76,7 +76,13 @@ _OPTIONS = (
         help="Lifetime of the SVIDs; 0 leaves it to the server.",
     ),
     click.option("--traefik-id", metavar="ID", help="Also register Traefik, under this ID."),
-    click.option("--traefik-selector", "traefik_selectors", multiple=True, metavar="TYPE:VALUE"),
+    click.option(
+        "--traefik-selector",
+        "traefik_selectors",
+        multiple=True,
+        metavar="TYPE:VALUE",
+        help="What its agent sees of Traefik, as docker:label:NAME:VALUE; several have to match.",
+    ),
     click.option(
         "--traefik-parent", metavar="ID", help="The agent on Traefik's host, or its alias."
     ),

@@ -20,7 +20,7 @@ from sidecar.operations.status import admin_address, ask, show_status, watch_sta
 def status_command(config_file: Path, as_json: bool, watch: bool) -> None:
     """Show how the running daemon is.
 
-    Exit status 0: ready; 1: not ready, or no answer.
+    Exit status 0: ready; 1: not ready, or no answer; 78: the configuration has no [admin].
     """
     if as_json and watch:
         raise click.UsageError("--json and --watch are two things: one answer, or a screen")

@@ -52,7 +52,7 @@ def admin_address(config_file: Path) -> Address:
     document = load_toml(text, config_file.name)
     if "admin" not in document:
         hint = "write [admin] and restart the daemon: then it tells how it is"
-        raise ConfigError(f"{config_file.name}: no [admin], so nobody can be asked", hint)
+        raise ConfigError(f"{config_file}: no [admin], so nobody can be asked", hint)
     table = document["admin"]
     found = table.get("address", str(DEFAULT_ADDRESS)) if isinstance(table, dict) else table
     try:

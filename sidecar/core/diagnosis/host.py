@@ -109,7 +109,7 @@ def _installation(facts: HostFacts) -> Finding:
     ends = [way[-1].path for way in facts.program]
     home = next((end for end in ends if end.startswith(_HOMES)), None)
     if home is not None:
-        seen = f"{home} is in somebody's home: it goes with that account, and macOS guards it"
+        seen = f"{home} is in somebody's home: it goes with that account"
         return warn(name, seen, f"install it below /opt/spiffe-sidecar: {facts.install}")
     return ok(name, ends[-1] if ends else "not known")
 

@@ -44,8 +44,8 @@ def selector_advice(role: str, selectors: Sequence[Selector]) -> Iterator[str]:
             yield f"{role}: {selector} matches nothing: after unix: the agent knows {known}"
         elif (kind, value) in (("uid", "0"), ("user", "root")):
             yield (
-                f"{role}: {selector} is root: every process of root gets this identity, and the "
-                "sidecar should not run as root; give it an account of its own"
+                f"{role}: {selector} is root: every process of root gets this identity; give "
+                "it an account of its own"
             )
         elif kind == "uid" and value in _PEOPLE:
             yield (

@@ -64,7 +64,7 @@ def _router(setup: TraefikSetup) -> dict[str, Value]:
     }
     if not setup.middlewares:
         del router["middlewares"]
-        router["service"] = Noted(note.replace("here", "before it"), setup.name)
+        router["service"] = Noted(note.replace("`retry` here", "`retry` before it"), setup.name)
     return router
 
 
