@@ -210,5 +210,5 @@ def _console_line(_logger: object, _method: str, event: MutableMapping[str, Any]
 
 
 def _shown(value: object) -> str:
-    text = str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return text if text.isprintable() and " " not in text and text else repr(text)

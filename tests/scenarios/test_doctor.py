@@ -47,7 +47,11 @@ class _Holder:
     def get(self) -> Host:
         if self.host is None:
             self.folder = tempfile.TemporaryDirectory(prefix="sc-")
-            self.host = Host(Path(self.folder.name), self.authority)
+            try:
+                self.host = Host(Path(self.folder.name), self.authority)
+            finally:
+                if self.host is None:
+                    self.drop()
         return self.host
 
     def drop(self) -> None:
