@@ -24,7 +24,7 @@ from tests.plans import JWT, LAYOUTS, plans, token, token_is_whole
 
 OpenFiles = Callable[..., CertFiles]
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
-PUBLICATIONS = 200
+PUBLICATIONS = 200 if os.environ.get("FULL") else 80
 
 
 @layouts

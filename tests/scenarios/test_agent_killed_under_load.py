@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 
@@ -12,7 +13,7 @@ from tests.fake_backend import EchoBackend
 from tests.scenarios.conftest import Launch
 from tests.scenarios.echo_load import Arrivals, EchoLoad
 
-RESTARTS = 20
+RESTARTS = 20 if os.environ.get("FULL") else 6
 STREAMS = 32
 
 

@@ -23,7 +23,7 @@ from tests.fake_agent import AgentProcess
 from tests.fake_backend import EchoBackend
 
 # Half a minute of rotations is for whoever asks for it.
-ROTATIONS = 300 if os.environ.get("FULL") else 80
+ROTATIONS = 300 if os.environ.get("FULL") else 30
 EVERY_SECONDS = 0.1
 # What the daemons may say above INFO: nothing.
 QUIET = ("info", "debug")
