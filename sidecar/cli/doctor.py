@@ -11,7 +11,14 @@ import trio
 
 from sidecar import __version__
 from sidecar.cli.edge import EX_CONFIG, config_option, fail
+from sidecar.core.diagnosis.catalogue import CHECKS, GROUPS
+from sidecar.core.diagnosis.finding import Verdict
 from sidecar.core.errors import ConfigError
+from sidecar.operations.doctor.daemon import UserError
+from sidecar.operations.doctor.examination import examine
+from sidecar.operations.doctor.screen import as_json as json_of
+from sidecar.operations.doctor.screen import lines
+from sidecar.operations.doctor.subject import Request
 
 
 @click.command("doctor")
@@ -42,15 +49,6 @@ def doctor_command(
     Exit status 0: nothing fails, there may be warnings; 1: something does; 78: the configuration
     cannot be read.
     """
-    # Here and not above: a daemon has no use for it.
-    from sidecar.core.diagnosis.catalogue import CHECKS, GROUPS  # noqa: PLC0415
-    from sidecar.core.diagnosis.finding import Verdict  # noqa: PLC0415
-    from sidecar.operations.doctor.daemon import UserError  # noqa: PLC0415
-    from sidecar.operations.doctor.examination import examine  # noqa: PLC0415
-    from sidecar.operations.doctor.screen import as_json as json_of  # noqa: PLC0415
-    from sidecar.operations.doctor.screen import lines  # noqa: PLC0415
-    from sidecar.operations.doctor.subject import Request  # noqa: PLC0415
-
     unknown = [name for name in only if name not in (*CHECKS, *GROUPS)]
     if unknown:
         known = ", ".join(GROUPS)

@@ -13,6 +13,7 @@ from typing import IO, Any
 import click
 import structlog
 
+from sidecar.cli import probe_output as output
 from sidecar.cli.edge import checked_config, config_option
 from sidecar.core.errors import InvalidSpiffeIdError
 from sidecar.core.policy import PeerPattern
@@ -106,9 +107,6 @@ def probe_command(url: str, config_file: Path, **options: Any) -> None:
         raise click.UsageError("--body is for one answer, and --repeat for many")
     request = _request(url, options)
     checked = checked_config(config_file)
-    # Here and not above: a daemon has no use for the probe's parts.
-    from sidecar.cli import probe_output as output  # noqa: PLC0415
-
     try:
         with _quiet():
             if options["repeat"] > 1:

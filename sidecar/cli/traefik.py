@@ -33,6 +33,7 @@ from sidecar.core.traefik.static import helper_part, static_part
 from sidecar.core.traefik.version import TraefikVersion
 from sidecar.core.traefik.warnings import dynamic_warnings, static_warnings
 from sidecar.logs import configure_logs
+from sidecar.operations.traefik import own_id
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
@@ -231,9 +232,6 @@ def _variant(variant: Variant | None, part: str, version: TraefikVersion) -> Var
 
 def _own_id(checked: Checked) -> SpiffeId:
     """Find out our SPIFFE ID, and say where it was learned."""
-    # Here and not above: a daemon has no use for it.
-    from sidecar.operations.traefik import own_id  # noqa: PLC0415
-
     log = configure_logs(checked.config.log.format, "error")
     try:
         found = own_id(checked)

@@ -28,7 +28,7 @@ from tests.scenarios.peer import free_port, until_it_listens
 
 FULL = bool(os.environ.get("FULL"))
 CLIENTS, ROTATIONS, EVERY_SECONDS = (32, 100, 1.0) if FULL else (8, 10, 0.5)
-# How long a new SVID may take to be the one that is served with. The figure.
+# How long a new SVID may take to be the one that is served with. What is promised.
 ALLOWANCE_SECONDS = 1.0
 
 
