@@ -45,3 +45,17 @@ take_host_folder() { # FOLDER
   ' "$1" "$taken" agent.conf trust-bundle.pem join-token 2>"$work/said" ||
     fail "--host-folder $1: $(cat "$work/said")" "register-workload --host-folder writes plain files"
 }
+
+given() { # OPTION FILE COPY
+  [ -f "$2" ] && [ -r "$2" ] || fail "$1 $2: no file that can be read"
+  cat "$2" >"$3"
+}
+
+# The folders are made for these paths, and the units allow the agent no others. (A Linux path below
+# /run could not even be made on a Mac.)
+names() { # FILE KEY PATH
+  local found
+  found="$(sed -n "s|^[[:space:]]*$2[[:space:]]*=[[:space:]]*\"\([^\"]*\)\".*|\1|p" "$1")"
+  [ -z "$found" ] || [ "$found" = "$3" ] ||
+    fail "$host_folder/agent.conf: $2 is $found, expected $3" "register-workload --host-folder writes it so"
+}

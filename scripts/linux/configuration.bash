@@ -37,11 +37,6 @@ plan_configuration() {
   fi
 }
 
-given() { # OPTION FILE COPY
-  [ -f "$2" ] && [ -r "$2" ] || fail "$1 $2: no file that can be read"
-  cat "$2" >"$3"
-}
-
 # conf/sidecar.toml with the values of this host.
 sidecar_toml() {
   local address="${listen:-0.0.0.0:6701}"

@@ -82,14 +82,6 @@ plan_host_folder() {
   plan_token "$conf"
 }
 
-# The folders are made for these paths; /run of a Linux host is not there and cannot be made.
-names() { # FILE KEY PATH
-  local found
-  found="$(sed -n "s|^[[:space:]]*$2[[:space:]]*=[[:space:]]*\"\([^\"]*\)\".*|\1|p" "$1")"
-  [ -z "$found" ] || [ "$found" = "$3" ] ||
-    fail "$host_folder/agent.conf: $2 is $found, expected $3" "register-workload --host-folder writes it so"
-}
-
 plan_token() { # CONF
   local token="$host_folder/join-token" there
   there="$(at "$agent_token")"

@@ -38,11 +38,6 @@ plan_configuration() {
   fi
 }
 
-given() { # OPTION FILE COPY
-  [ -f "$2" ] && [ -r "$2" ] || fail "$1 $2: no file that can be read"
-  cat "$2" >"$3"
-}
-
 # conf/sidecar.toml with the values of this Mac; the log is a
 # file, because there is no journal and launchd's own files cannot be rotated.
 sidecar_toml() {
