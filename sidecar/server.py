@@ -49,7 +49,7 @@ class Server:
         current.ledger.rules.replace([rule.name for rule in serving.policy.allow])
         self.policy = CurrentPolicy(serving.policy)
         self.slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
-        self.relay = Relay(config.timeouts.between_bytes)
+        self.relay = Relay(config.timeouts.between_bytes, config.timeouts.first_byte)
         self.lifelines = Lifelines()
         self.keeper = LifeKeeper(self.lifelines, current, self.policy, config.connections)
         self.mode = self._made_mode(config)
@@ -79,7 +79,8 @@ class Server:
         """Go on with another configuration; no connection ends because of it."""
         connections = config.connections
         self.slots.resize(connections.maximum, connections.maximum_handshakes)
-        self.relay.silence_seconds = config.timeouts.between_bytes
+        self.relay.between_bytes = config.timeouts.between_bytes
+        self.relay.first_byte = config.timeouts.first_byte
         self.service.handshake_seconds = config.timeouts.handshake
         self.current.denied_grace_seconds = config.workload_api.denied_grace_seconds
         self.keeper.settings_changed(connections)

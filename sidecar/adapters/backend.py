@@ -16,36 +16,70 @@ from sidecar.core.address import Address
 from sidecar.core.errors import BackendError
 
 _BACKLOG_FULL_SECONDS = 0.01
+_HINT = "is the model server running, and does it listen there?"
 
 
 async def connect(address: Address, seconds: float) -> socket.socket:
     """Connect within `seconds`, or raise `BackendError`."""
-    hint = "is the model server running, and does it listen there?"
+    sock, code = begin(address)
+    if code:
+        await finish(sock, code, address, seconds)
+    return sock
+
+
+def begin(address: Address) -> tuple[socket.socket, int]:
+    """Return a socket and the code of its connect: 0 when there is nothing to wait for.
+
+    So it mostly is on loopback, and waiting costs more than the connection.
+    """
     try:
         sock = socket.socket(socket.AddressFamily[address.family], socket.SOCK_STREAM)
     except OSError as exc:
         raise BackendError(f"no socket to reach backend {address} with: {exc.strerror}") from exc
     try:
         sock.setblocking(False)
-        with trio.fail_after(seconds):
-            await _connect(sock, address.sockaddr)
         if address.ip is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except trio.TooSlowError:
-        sock.close()
-        raise BackendError(f"backend {address} did not answer within {seconds:g} s", hint) from None
+        code = sock.connect_ex(address.sockaddr)
     except OSError as exc:
         sock.close()
-        reason = exc.strerror or str(exc)
-        raise BackendError(f"backend {address} cannot be reached: {reason}", hint) from exc
+        raise _unreachable(address, exc) from exc
+    return sock, 0 if code == errno.EINPROGRESS and _is_connected(sock) else code
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    # TCP on loopback says "in progress", and has finished when the call returns.
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+async def finish(sock: socket.socket, code: int, address: Address, seconds: float) -> None:
+    """Wait for what `begin` began, or close the socket and raise `BackendError`."""
+    try:
+        with trio.fail_after(seconds):
+            await _connected(sock, code, address.sockaddr)
+    except trio.TooSlowError:
+        sock.close()
+        raise BackendError(
+            f"backend {address} did not answer within {seconds:g} s", _HINT
+        ) from None
+    except OSError as exc:
+        sock.close()
+        raise _unreachable(address, exc) from exc
     except BaseException:
         sock.close()
         raise
-    return sock
 
 
-async def _connect(sock: socket.socket, where: str | tuple[str, int]) -> None:
-    code = sock.connect_ex(where)
+def _unreachable(address: Address, exc: OSError) -> BackendError:
+    reason = exc.strerror or str(exc)
+    return BackendError(f"backend {address} cannot be reached: {reason}", _HINT)
+
+
+async def _connected(sock: socket.socket, code: int, where: str | tuple[str, int]) -> None:
     while code == errno.EAGAIN:
         # Linux says so for a Unix socket whose backlog is full, and offers no way to wait.
         await trio.sleep(_BACKLOG_FULL_SECONDS)

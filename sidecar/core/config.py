@@ -133,8 +133,10 @@ class TimeoutsTable(Table, frozen=True):
     handshake: Deadline = 10
     request_head: Deadline = 30
     backend_connect: Deadline = 60
+    first_byte: Deadline = 600
     between_bytes: Deadline = 300
     idle: Deadline = 120
+    health: Deadline = 5
 
 
 class LimitsTable(Table, frozen=True):

@@ -197,6 +197,11 @@ class HttpGate:
         return self._answer_body is not None and self._answer_body.complete
 
     @property
+    def answer_has_begun(self) -> bool:
+        """Tell whether any byte of the final answer has come."""
+        return self._answer_body is not None or bool(self._answer_head)
+
+    @property
     def keeps_connection(self) -> bool:
         """Tell whether another request may follow this one."""
         return self.request_is_complete and self.response_is_complete and not self._closes

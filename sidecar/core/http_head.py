@@ -31,6 +31,7 @@ _LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
 # As many as nobody sends; thousands of empty ones would take milliseconds to read and write.
 MAX_FIELDS = 200
 _NO_BODY = {204, 304}
+_SAFE = {"GET", "HEAD", "OPTIONS"}
 _NO_OPTIONS: frozenset[bytes] = frozenset()
 # Fields of which a second one would make two readings of one message.
 _ONCE = frozenset({b"content-length", b"transfer-encoding", b"host", b"expect"})
@@ -54,6 +55,11 @@ class RequestHead:
     def has_body(self) -> bool:
         """Tell whether a body follows."""
         return self.length != 0
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Tell whether sending it twice does what sending it once does (RFC 9110 9.2.1, Safe)."""
+        return self.method in _SAFE and not self.has_body
 
     def get(self, name: bytes) -> bytes | None:
         """Give the first value of a field."""

@@ -16,7 +16,7 @@ import trio
 from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.lifelines import Lifeline
-from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError
+from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic, Waited
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.config import Config
 from sidecar.core.errors import BackendError, HttpError
@@ -178,8 +178,7 @@ class HttpConnection:
             return await self._refuse(request, RefusedError(_bad_gateway()), line)
         except SilenceError as exc:
             line.reason = str(exc)
-            refusal = self._silence(by_peer=exc.by_peer)
-            return await self._refuse(request, RefusedError(refusal, closes=True), line)
+            return await self._refuse(request, RefusedError(_late(exc), closes=True), line)
         except PeerLeftError:
             line.reason = "the peer left before it had its answer"
             raise
@@ -203,14 +202,14 @@ class HttpConnection:
         shared.admission.rate(self._peer, rule)
         ticket = shared.slots.enter(str(self._peer.peer), rule)
         try:
-            if not ticket.running or not self._link.is_fresh:
-                await self._wait_for_turn(ticket)
+            if not ticket.running or not self._can_reuse_link(request):
+                await self._wait_for_turn(request, ticket)
                 # Much may have changed meanwhile; what counts is the moment when it goes on.
                 identity, rule = self._check_identity(), self._decide(request, line)
             line.decision = "allowed"
             if self._lifeline:
                 self._lifeline.request = request.method, request.path
-            await self._exchange(request, self._forwarding(request, rule, identity, line), line)
+            await self._move(request, self._forwarding(request, rule, identity, line), line)
         finally:
             shared.slots.leave(ticket)
             if self._lifeline:
@@ -237,15 +236,22 @@ class HttpConnection:
         self._shared.admission.limit_body(rule, self._gate)
         return rule
 
-    async def _wait_for_turn(self, ticket: Ticket) -> None:
+    def _can_reuse_link(self, request: RequestHead) -> bool:
+        return request.is_repeatable and self._link.is_fresh
+
+    async def _wait_for_turn(self, request: RequestHead, ticket: Ticket) -> None:
         """Wait for a slot, and for the backend."""
         if not ticket.running and self._counts is not None:
             with self._counts.queue():
                 await self._end.unless_gone(lambda: self._shared.slots.wait(ticket))
         elif not ticket.running:
             await self._end.unless_gone(lambda: self._shared.slots.wait(ticket))
-        if not self._link.is_fresh:
-            await self._end.unless_gone(self._link.open)
+        if not self._can_reuse_link(request):
+            await self._open_link()
+
+    async def _open_link(self) -> None:
+        if not self._link.begin():
+            await self._end.unless_gone(self._link.finish)
 
     async def _own_answer(self, request: RequestHead) -> Answer | None:
         """Answer what is not for the backend: a browser's preflight, and our health."""
@@ -254,6 +260,20 @@ class HttpConnection:
             health = self._shared.health
             return answerer.health(request, await self._end.unless_gone(health.reason_against))
         return answerer.preflight(request)
+
+    async def _move(self, request: RequestHead, forwarding: Forwarding, line: RequestLine) -> None:
+        """Exchange it; again on a new connection if the kept one ended instead of an answer."""
+        is_kept = self._link.is_kept
+        try:
+            return await self._exchange(request, forwarding, line)
+        except BackendError:
+            if not is_kept or self._gate.answer_has_begun:
+                raise
+        line.traffic = Traffic()
+        await self._open_link()
+        identity, rule = self._check_identity(), self._decide(request, line)
+        forwarding = self._forwarding(request, rule, identity, line)
+        return await self._exchange(request, forwarding, line)
 
     async def _exchange(
         self, request: RequestHead, forwarding: Forwarding, line: RequestLine
@@ -339,13 +359,17 @@ class HttpConnection:
         await self._end.send(data)
         line.traffic.sent += len(data)
 
-    def _silence(self, *, by_peer: bool) -> Refusal:
-        seconds = self._timeouts.between_bytes
-        if by_peer:
-            text = f"the request's body did not come: no byte for {seconds:g} s"
-            return Refusal(408, "request_timeout", text)
-        text = f"the model server gave no answer for {seconds:g} s"
+
+def _late(silence: SilenceError) -> Refusal:
+    seconds = silence.seconds
+    if silence.waited is Waited.BODY:
+        text = f"the request's body did not come: no byte for {seconds:g} s"
+        return Refusal(408, "request_timeout", text)
+    if silence.waited is Waited.ANSWER:
+        text = f"the model server gave no first byte of an answer for {seconds:g} s"
         return Refusal(504, "backend_silent", text)
+    text = f"the model server gave no further byte of its answer for {seconds:g} s"
+    return Refusal(504, "backend_silent", text)
 
 
 def _bad_gateway() -> Refusal:

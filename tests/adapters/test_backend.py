@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.adapters.backend import connect
+from sidecar.adapters.backend import begin, connect
 from sidecar.core.address import Address
 from sidecar.core.errors import BackendError
 from tests.adapters.deadlines import within
@@ -192,3 +192,11 @@ async def test_cancelled_connect_leaves_no_descriptor(closing: ExitStack, folder
         assert descriptors() == before + 1
         nursery.cancel_scope.cancel()
     assert descriptors() == before
+
+
+def test_backend_on_loopback_is_reached_without_waiting(closing: ExitStack) -> None:
+    listener = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
+    address = Address.parse(f"127.0.0.1:{listener.getsockname()[1]}")
+    sock, code = begin(address)
+    closing.enter_context(sock)
+    assert code == (0 if sys.platform == "linux" else code)

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic
+from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic, Waited
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.errors import BackendError, HttpError
 from sidecar.core.http_gate import CONTINUE, HttpGate
@@ -30,6 +30,8 @@ NEVER = 1e9  # real deadlines are useless where the clock jumps
 HEAD = b"POST /x HTTP/1.1\r\nhost: backend\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED_ANSWER = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+HALF_AN_ANSWER = CHUNKED_ANSWER + b"5\r\ntoken\r\n"
+HINTS = b"HTTP/1.1 103 Early Hints\r\n\r\n"
 
 
 def asked(*headers: str) -> bytes:
@@ -100,8 +102,8 @@ def dial(
     authority: Authority,
     folder: Path,
 ) -> Lines:
-    """Open a line; `buffers` are the bytes that each socket holds. Silence is ended after 300 s."""
-    relay = Relay(300)
+    """Open a line; `buffers` are the bytes that each socket holds. An answer may take 600 s."""
+    relay = Relay(300, 600)
     nursery.start_soon(relay.run)
     context = client_context(authority, authority.sign(authority.leaf("/peer")), folder)
 
@@ -524,7 +526,7 @@ async def test_gap_below_the_limit_is_no_silence(
         await trio.sleep(290)
         await line.peer.send(byte)
         assert await line.backend.receive_exactly(1) == byte
-    await trio.sleep(290)
+    await trio.sleep(590)
     await line.backend.send(CHUNKED_ANSWER)
     await line.receive_answer()
     for _ in range(3):
@@ -536,12 +538,14 @@ async def test_gap_below_the_limit_is_no_silence(
 
 
 @pytest.mark.parametrize(
-    ("request_head", "answer", "by_peer"),
+    ("request_head", "answer", "waited"),
     [
-        pytest.param(asked("Content-Length: 3"), b"", True, id="a body that does not come"),
-        pytest.param(asked(), b"", False, id="an answer that does not come"),
-        pytest.param(asked(), b"HTTP/1.1 200 OK\r\n", False, id="half a head"),
-        pytest.param(asked(), CHUNKED_ANSWER + b"5\r\ntoken\r\n", False, id="half an answer"),
+        pytest.param(asked("Content-Length: 3"), b"", Waited.BODY, id="a body that does not come"),
+        pytest.param(asked(), b"", Waited.ANSWER, id="an answer that does not come"),
+        pytest.param(asked(), HINTS, Waited.ANSWER, id="an interim answer"),
+        pytest.param(asked(), b"HTTP/1.1 200 OK\r\n", Waited.REST, id="half a head"),
+        pytest.param(asked(), HALF_AN_ANSWER, Waited.REST, id="half an answer"),
+        pytest.param(asked("Content-Length: 3"), HALF_AN_ANSWER, Waited.BODY, id="half of both"),
     ],
 )
 @within(NEVER)
@@ -550,7 +554,7 @@ async def test_gap_above_the_limit_ends_it(
     autojump_clock: trio.testing.MockClock,
     request_head: bytes,
     answer: bytes,
-    by_peer: bool,
+    waited: Waited,
 ) -> None:
     line = await dial()
     line.begin(request_head)
@@ -561,8 +565,11 @@ async def test_gap_above_the_limit_ends_it(
     autojump_clock.autojump_threshold = 0.02
     error = await line.ends()
     assert isinstance(error, SilenceError)
-    assert (error.by_peer, line.traffic.end) == (by_peer, "no byte for 300 s")
-    assert 290 < trio.current_time() - begun < 330
+    what, key = waited.value
+    seconds = {"between_bytes": 300, "first_byte": 600}[key]
+    assert error.waited is waited
+    assert str(error) == line.traffic.end == f"{what} for {seconds} s ([timeouts] {key})"
+    assert seconds - 10 < trio.current_time() - begun < seconds + 30
     with pytest.raises(ConnectionResetError):
         await line.backend.receive()
 
@@ -580,7 +587,7 @@ async def test_backend_that_reads_nothing_is_silent_and_not_the_peer(
         error = await line.ends()
         nursery.cancel_scope.cancel()
     assert isinstance(error, SilenceError)
-    assert not error.by_peer
+    assert (error.waited, error.seconds) == (Waited.ANSWER, 600)
 
 
 @within(30)
@@ -603,3 +610,38 @@ async def test_cancelled_exchange_leaves_nothing_behind(dial: Lines) -> None:
         assert (await bystander.receive_answer())[1] == b"ok"
         assert await bystander.ends() is None
         bystander.gate.next_request()
+
+
+# A backend that ends its connection while the request is on its way.
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", ["end", "reset"])
+@within(30)
+async def test_end_before_the_answer_leaves_the_gate_as_it_was(
+    dial: Lines, closing: ExitStack, how: str, when: str
+) -> None:
+    line = await dial()
+
+    def leave() -> None:
+        if how == "reset":
+            line.backend.reset()
+        else:
+            line.backend.sock.close()
+
+    if when == "before":
+        leave()  # after the last look at it, and before a byte is sent
+    line.begin(b"GET /x HTTP/1.1\r\nHost: m\r\n\r\n")
+    if when == "after":
+        assert await line.backend.receive_exactly(len(HEAD)) == HEAD
+        leave()
+    assert isinstance(await line.ends(), BackendError)
+    assert not line.gate.answer_has_begun
+    # The same request, on another connection.
+    line.our_backend, line.backend = tcp_ends(closing)
+    line.begin(b"")
+    assert await line.backend.receive_exactly(len(HEAD)) == HEAD
+    await line.backend.send(ANSWER)
+    assert await line.ends() is None
+    assert (await line.receive_answer())[1] == b"ok"
+    assert line.gate.backend_is_reusable

@@ -53,7 +53,7 @@ Lines = Callable[..., Awaitable[Line]]
 @pytest.fixture
 def relay(nursery: trio.Nursery) -> Relay:
     """A relay that runs; silence is ended after 300 s."""
-    relay = Relay(300)
+    relay = Relay(300, 600)
     nursery.start_soon(relay.run)
     return relay
 

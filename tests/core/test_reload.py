@@ -39,8 +39,10 @@ AT_ONCE: dict[str, dict[str, str]] = {
         "handshake": "3",
         "request_head": "3",
         "backend_connect": "3",
+        "first_byte": "3",
         "between_bytes": "3",
         "idle": "3",
+        "health": "3",
     },
     "limits": {
         "max_head_bytes": "4096",

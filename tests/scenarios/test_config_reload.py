@@ -237,7 +237,7 @@ def test_table_holds_for_who_comes_next_and_the_running_answer_goes_on(
 def test_silence_of_a_model_server_is_cut_by_the_new_timeout(
     site: Site, file: Configuration, peer: HttpPeer
 ) -> None:
-    assert file.publish(f"{file.text}[timeouts]\nbetween_bytes = 0.2\n") == ["[timeouts]"]
+    assert file.publish(f"{file.text}[timeouts]\nfirst_byte = 0.2\n") == ["[timeouts]"]
     with site.dial() as new:
         new.sendall(request("GET", "/held/silent"))
         assert new.answer().status == 504

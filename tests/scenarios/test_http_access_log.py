@@ -251,7 +251,8 @@ def test_nothing_that_was_said_is_in_the_log(style: str, authority: Authority) -
         planted.append(f"{SECRET_MARKER}{secrets.token_hex(8)}")
         return planted[-1]
 
-    more = 'level = "debug"\n[limits]\nmax_body_bytes = 5000\n[timeouts]\nbetween_bytes = 0.5\n'
+    more = 'level = "debug"\n[limits]\nmax_body_bytes = 5000\n[timeouts]\n'
+    more += "first_byte = 0.5\nbetween_bytes = 0.5\n"
     with running_site(authority, policy=POLICY, more=more, style=style) as site:
         site.backend.routes["/v1/chat"] = lambda call: talk(call, secret)
         site.backend.routes["/v1/broken"] = lambda call: call.send(

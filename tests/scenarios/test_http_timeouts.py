@@ -17,11 +17,17 @@ from tests.http_client import CUTS, HttpPeer, Site, new_id, request, running_sit
 from tests.scenarios.conftest import Launch
 
 HEAD_SECONDS, IDLE_SECONDS, SILENCE_SECONDS = 0.5, 0.3, 1
-SILENCE = f"no byte for {SILENCE_SECONDS} s"
+# Another time than for the rest, so that a test sees which of them ended it.
+ANSWER_SECONDS = 1.5
+_FOR = f"for {SILENCE_SECONDS} s ([timeouts] between_bytes)"
+NO_BODY, NO_MORE = f"no byte of the request's body {_FOR}", f"no further byte of the answer {_FOR}"
+NO_READER = f"the peer took no byte of its answer {_FOR}"
+NO_ANSWER = f"no byte of an answer for {ANSWER_SECONDS} s ([timeouts] first_byte)"
 MORE = f"""
 [timeouts]
 request_head = {HEAD_SECONDS}
 idle = {IDLE_SECONDS}
+first_byte = {ANSWER_SECONDS}
 between_bytes = {SILENCE_SECONDS}
 """
 
@@ -135,7 +141,7 @@ def test_body_that_stops_is_answered_with_408(site: Site) -> None:
             assert call.wait_gone() == "ConnectionResetError"
             call.close()
     line = site.line(request_id)
-    assert (line["status"], line["reason"]) == (408, SILENCE)
+    assert (line["status"], line["reason"]) == (408, NO_BODY)
 
 
 def test_backend_that_says_nothing_is_a_504(site: Site) -> None:
@@ -151,12 +157,12 @@ def test_backend_that_says_nothing_is_a_504(site: Site) -> None:
         for peer in peers:
             answer = peer.answer()
             assert answer.status == 504
-            assert "no answer" in answer.json()["error"]
+            assert f"no first byte of an answer for {ANSWER_SECONDS} s" in answer.json()["error"]
         for call in calls:
             assert call.wait_gone() == "ConnectionResetError"
             call.close()
     line = site.line(request_id)
-    assert (line["status"], line["level"], line["reason"]) == (504, "warning", SILENCE)
+    assert (line["status"], line["level"], line["reason"]) == (504, "warning", NO_ANSWER)
 
 
 def test_backend_that_stops_reading_an_upload_is_a_504(site: Site, peer: HttpPeer) -> None:
@@ -200,7 +206,7 @@ def test_answer_that_stops_is_cut(site: Site) -> None:
             assert call.wait_gone() == "ConnectionResetError"
             call.close()
     for request_id in request_ids.values():
-        assert (site.line(request_id)["status"], site.line(request_id)["reason"]) == (200, SILENCE)
+        assert (site.line(request_id)["status"], site.line(request_id)["reason"]) == (200, NO_MORE)
 
 
 def test_peer_that_stops_reading_is_cut(site: Site, peer: HttpPeer) -> None:
@@ -211,7 +217,7 @@ def test_peer_that_stops_reading_is_cut(site: Site, peer: HttpPeer) -> None:
     with pytest.raises(CUTS):
         call.push(1000 * len(BLOCK))
     call.close()
-    assert site.line(request_id)["reason"] == SILENCE
+    assert site.line(request_id)["reason"] == NO_READER
     assert not peer.rest()[1]
 
 
@@ -281,3 +287,29 @@ def test_backend_that_takes_no_connection_has_a_deadline(
             peer.sendall(request("GET", "/v1/models", "X-Request-Id: impatient"))
             peer.leave("close")
             daemon.wait_for("request", request_id="impatient", status=0)
+
+
+def test_half_a_head_is_the_other_504(site: Site) -> None:
+    request_id = new_id()
+    with site.dial() as peer:
+        peer.sendall(request("GET", "/held/x", f"X-Request-Id: {request_id}"))
+        call = site.backend.next_call()
+        call.send(b"HTTP/1.1 200 OK\r\nContent-")
+        answer = peer.answer()
+        call.close()
+    assert answer.status == 504
+    assert f"no further byte of its answer for {SILENCE_SECONDS} s" in answer.json()["error"]
+    line = site.line(request_id)
+    assert (line["status"], line["reason"]) == (504, NO_MORE)
+
+
+def test_answer_that_is_waited_for_may_take_longer_than_its_next_byte(
+    site: Site, peer: HttpPeer
+) -> None:
+    peer.sendall(request("POST", "/held/loads", body=b"{}"))
+    call = site.backend.next_call()
+    assert call.body() == b"{}"
+    assert not call.released.wait(SILENCE_SECONDS + 0.2)
+    call.answer(200, b"loaded")
+    call.release()
+    assert peer.answer("POST").body == b"loaded"

@@ -35,7 +35,7 @@ OPENAI, ANTHROPIC, OLLAMA = "/v1/chat/completions", "/v1/messages", "/api/chat"
 DIALECTS = pytest.mark.parametrize("path", [OPENAI, ANTHROPIC, OLLAMA])
 MORE = """
 [timeouts]
-between_bytes = 2
+first_byte = 2
 [limits]
 max_head_bytes = 2048
 max_body_bytes = 1000

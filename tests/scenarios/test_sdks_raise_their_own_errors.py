@@ -386,7 +386,7 @@ def test_model_server_that_says_nothing(
         backend_address=model.address,
         mode="http",
         policy=OPEN + OTHERS,
-        more="[timeouts]\nbetween_bytes = 0.5",
+        more="[timeouts]\nfirst_byte = 0.5",
     )
     model.hold()
     with Clients(daemon, traefik) as clients:

@@ -7,6 +7,7 @@ reads costs the model server its time.
 
 from __future__ import annotations
 
+import enum
 import socket
 
 from sidecar.adapters.relay.pair import (
@@ -30,12 +31,22 @@ class PeerLeftError(Exception):
     """The peer is gone before it had its answer."""
 
 
-class SilenceError(Exception):
-    """No byte has moved for too long; `by_peer`: because the peer sent none."""
+class Waited(enum.Enum):
+    """What was waited for in vain, and the key of [timeouts] that says for how long."""
 
-    def __init__(self, text: str, *, by_peer: bool) -> None:
-        super().__init__(text)
-        self.by_peer = by_peer
+    BODY = "no byte of the request's body", "between_bytes"
+    ANSWER = "no byte of an answer", "first_byte"
+    REST = "no further byte of the answer", "between_bytes"
+    READER = "the peer took no byte of its answer", "between_bytes"
+
+
+class SilenceError(Exception):
+    """No byte has moved for too long."""
+
+    def __init__(self, waited: Waited, seconds: float) -> None:
+        self.waited, self.seconds = waited, seconds
+        what, key = waited.value
+        super().__init__(f"{what} for {seconds:g} s ([timeouts] {key})")
 
 
 class ExchangeBrokenError(BackendError):
@@ -75,10 +86,22 @@ class Exchange(Pair):
     def give_up(self, seconds: float) -> None:
         """End it: no byte has moved for so long."""
         self.reset_backend()
-        text = f"no byte for {seconds:g} s"
+        error = SilenceError(self._waited_for, seconds)
+        self.finish(str(error), error)
+
+    @property
+    def waits_for_answer(self) -> bool:
+        """Tell whether the first byte of the answer is what everybody waits for."""
+        return self._waited_for is Waited.ANSWER
+
+    @property
+    def _waited_for(self) -> Waited:
+        if self._to_peer is not None:
+            return Waited.READER
         # Bytes that wait for the backend were sent by the peer: it has done its part.
-        by_peer = not self._gate.request_is_complete and self._to_backend is None
-        self.finish(text, SilenceError(text, by_peer=by_peer))
+        if not self._gate.request_is_complete and self._to_backend is None:
+            return Waited.BODY
+        return Waited.REST if self._gate.answer_has_begun else Waited.ANSWER
 
     def _settle(self) -> None:
         if self._gate.response_is_complete and self._to_peer is None:

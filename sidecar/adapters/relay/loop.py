@@ -27,11 +27,11 @@ _SWEEPS = 16
 class Relay:
     """Moves the bytes of all connections; `run` is the one task that does it.
 
-    `silence_seconds` may be changed: it holds from the next look on.
+    `between_bytes` and `first_byte`, in seconds, may be changed: they hold from the next look on.
     """
 
-    def __init__(self, silence_seconds: float) -> None:
-        self.silence_seconds = silence_seconds
+    def __init__(self, between_bytes: float, first_byte: float) -> None:
+        self.between_bytes, self.first_byte = between_bytes, first_byte
         self._turn = Turn(selectors.DefaultSelector())
         self._pairs: set[Pair] = set()
 
@@ -44,6 +44,11 @@ class Relay:
             while True:
                 await trio.lowlevel.wait_readable(descriptor)
                 await self._move()
+
+    @property
+    def heard_at(self) -> float:
+        """Return when a backend last sent anything, on trio's clock."""
+        return self._turn.heard
 
     async def _move(self) -> None:
         started = self._turn.now = trio.current_time()
@@ -62,10 +67,12 @@ class Relay:
 
     async def _end_silent_ones(self) -> None:
         while True:
-            await trio.sleep(self.silence_seconds / _SWEEPS)
-            oldest = trio.current_time() - self.silence_seconds
-            for pair in [one for one in self._pairs if one.moved <= oldest]:
-                pair.give_up(self.silence_seconds)
+            await trio.sleep(min(self.between_bytes, self.first_byte) / _SWEEPS)
+            now = trio.current_time()
+            for pair in tuple(self._pairs):
+                seconds = self.first_byte if pair.waits_for_answer else self.between_bytes
+                if pair.moved <= now - seconds:
+                    pair.give_up(seconds)
 
     async def relay(self, peer: PeerStream, backend: socket.socket, traffic: Traffic) -> None:
         """Move bytes until both sides have ended, one breaks, or none moves for too long."""

@@ -6,6 +6,7 @@ of the loop because it holds one connection, where the loop holds them all.
 
 from __future__ import annotations
 
+import math
 import selectors
 import socket
 import struct
@@ -59,6 +60,7 @@ class Turn:
 
     selector: selectors.BaseSelector
     now: float = 0.0
+    heard: float = -math.inf  # when a backend last sent anything
 
 
 class BrokenError(Exception):
@@ -104,6 +106,11 @@ class Pair(ABC):
         self._peer_events = self._backend_events = 0
         self._task = trio.lowlevel.current_task()
         self.moved = turn.now
+
+    @property
+    def waits_for_answer(self) -> bool:
+        """Tell whether the first byte of an answer is what everybody waits for."""
+        return False
 
     @abstractmethod
     def give_up(self, seconds: float) -> None:
@@ -217,11 +224,14 @@ class Pair(ABC):
     def _read_from_backend(self) -> int | None:
         """Read what the backend has sent into `BUFFER`; None when it was nothing yet."""
         try:
-            return self._backend.recv_into(BUFFER)
+            count = self._backend.recv_into(BUFFER)
         except BlockingIOError:
             return None
         except OSError as exc:
             raise BrokenError(f"backend: {exc.strerror}", is_peers=False) from exc
+        if count:
+            self.moved = self._turn.heard = self._turn.now
+        return count
 
     def _send_to_peer(self, data: memoryview) -> int:
         try:

@@ -30,7 +30,7 @@ _WORDS = {
     "head_too_large": r"the request's head has over [0-9]+ (bytes|headers).*",
     "request_timeout": r"(the request's body did not come: no byte|no complete head within).*",
     "backend_unreachable": r"the model server cannot be reached or broke off;.*",
-    "backend_silent": r"the model server gave no answer for .*",
+    "backend_silent": r"the model server gave no (?:first|further) byte of .*",
 }
 _PATTERNS = {code: re.compile(words, re.DOTALL) for code, words in _WORDS.items()}
 # Codes of refusals of a request's form; their texts say what is wrong.
@@ -52,7 +52,7 @@ _UNREACHABLE = (
 )
 _SILENT = (
     "it is there and does not answer: is it loading a model, or is its GPU busy? "
-    "between_bytes of [timeouts] is how long the sidecar waits"
+    "first_byte of [timeouts] is how long the sidecar waits"
 )
 _OLD_SVID = "is our agent attested, and are the clocks of both hosts right? then try again"
 _HINTS = {

@@ -225,7 +225,7 @@ def silent(seconds: float, size: int | None) -> Fault:
     began = "no byte of an answer" if size is None else f"no more of the answer after {size} bytes"
     hint = (
         "is the model server loading a model, or busy? --timeout waits longer; a sidecar ends the "
-        "wait itself after between_bytes of [timeouts] (300 s)"
+        "wait itself after first_byte of [timeouts] (600 s), and within an answer between_bytes"
     )
     return Fault(Hop.ANSWER, "silent", f"{began} within {seconds:g} s", hint)
 

@@ -13,7 +13,6 @@ from sidecar.core.traefik.setup import TraefikSetup
 from sidecar.core.traefik.yaml import Noted, Value, document
 
 # The sidecar asks the model server for 5 s at most.
-_HEALTH_TIMEOUT = 6.0
 _HEALTH_INTERVAL = 10.0
 # Go keeps two connections for the next request otherwise; each further request is a handshake.
 _IDLE_CONNECTIONS = 64
@@ -108,8 +107,8 @@ def _health_note(setup: TraefikSetup) -> str:
 def _health(setup: TraefikSetup) -> dict[str, Value]:
     return {
         "path": setup.terms.health_path,
-        "interval": seconds(_HEALTH_INTERVAL),
-        "timeout": seconds(_HEALTH_TIMEOUT),
+        "interval": seconds(max(_HEALTH_INTERVAL, setup.terms.health + 4)),
+        "timeout": seconds(setup.terms.health),
         "followRedirects": False,
     }
 

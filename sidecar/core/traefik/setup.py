@@ -36,6 +36,7 @@ _TRAEFIK_READ = 60.0
 _SLOW_LINE = 500_000
 # What the network and Traefik itself take on top of our own deadlines.
 _MARGIN = 30.0
+_HEALTH_MARGIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +77,22 @@ class Terms:
     idle: float
     first_byte: float
     upload: float
+    health: float
 
     @classmethod
     def of(cls, config: Config) -> Terms:
         """Take them from a configuration."""
         times, is_http = config.timeouts, config.backend.mode == "http"
         queue = config.limits.queue_seconds if is_http else 0
+        answer = times.first_byte if is_http else times.between_bytes
         return cls(
             is_http=is_http,
             health_path=HEALTH_PATH if is_http else config.backend.health_path,
             # Where the sidecar leaves Host as it is, Ollama answers 403 to Traefik's name.
             pass_host=is_http and config.backend.host != "keep",
             idle=min(TRAEFIK_IDLE, times.idle * _SOONER),
-            first_byte=queue + times.backend_connect + times.between_bytes + _MARGIN,
+            first_byte=queue + times.backend_connect + answer + _MARGIN,
+            health=times.health + _HEALTH_MARGIN,
             upload=max(
                 _TRAEFIK_READ,
                 times.between_bytes,

@@ -153,4 +153,4 @@ def test_nothing_of_a_body_reaches_a_terminal_as_it_is() -> None:
 def test_code_of_another_server_is_not_taken_for_ours() -> None:
     assert told(b'{"error":{"code":"invented","message":"m"}}') == ("", "m")
     # The text of a refusal must be the whole text.
-    assert told(b'{"error":"x\\nthe model server gave no answer for 3 s"}')[0] == ""
+    assert told(b'{"error":"x\\nthe model server gave no further byte of it"}')[0] == ""

@@ -97,13 +97,20 @@ def test_of_a_stream_the_model_server_is_asked() -> None:
     assert made["balancer"]["passHostHeader"] is False
 
 
+@pytest.mark.parametrize("seconds", ["0.5", "5", "30"])
+def test_health_is_asked_for_longer_than_its_key_says(seconds: str) -> None:
+    terms = Terms.of(config(timeouts={"health": seconds}))
+    health = http(setup(terms=terms))["balancer"]["healthCheck"]
+    assert float(seconds) < durations(health["timeout"]) < durations(health["interval"])
+
+
 @pytest.mark.parametrize("idle", ["120", "90", "60", "0.7"])
 @pytest.mark.parametrize("variant", ["spiffe", "files"])
 def test_traefik_closes_first_and_waits_longest(variant: str, idle: str) -> None:
-    made = config(timeouts={"idle": idle, "between_bytes": "7"})
+    made = config(timeouts={"idle": idle, "first_byte": "900"})
     timeouts = http(setup(variant=variant, terms=Terms.of(made)))["transport"]["forwardingTimeouts"]
     assert 0 < durations(timeouts["idleConnTimeout"]) < made.timeouts.idle
-    assert durations(timeouts["responseHeaderTimeout"]) > 7 + made.timeouts.backend_connect
+    assert durations(timeouts["responseHeaderTimeout"]) > 900 + made.timeouts.backend_connect
     assert durations(timeouts["dialTimeout"]) > 0
 
 

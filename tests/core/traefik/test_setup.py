@@ -191,7 +191,7 @@ def test_defaults_let_traefik_close_first_and_wait_longest() -> None:
     made = config()
     terms = Terms.of(made)
     assert terms.idle == 90 < made.timeouts.idle
-    ours = made.limits.queue_seconds + made.timeouts.backend_connect + made.timeouts.between_bytes
+    ours = made.limits.queue_seconds + made.timeouts.backend_connect + made.timeouts.first_byte
     assert terms.first_byte > ours
     assert terms.upload == made.timeouts.between_bytes
     assert (terms.health_path, terms.pass_host) == ("/health", True)
