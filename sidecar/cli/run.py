@@ -40,6 +40,10 @@ def run_command(config_file: Path, log_level: str | None) -> None:
 
     # The supervisor hears these signals and drains. Before it does there is nothing to drain, and
     # when it has, a signal that comes late must not spoil a good end.
+    # They are heard although a parent blocked them; where it ignored SIGCHLD, no hook's exit status
+    # would reach us.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None if started else os._exit(0))
     for number in (signal.SIGHUP, signal.SIGUSR1):

@@ -6,14 +6,17 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.ca import Authority
 from tests.client import connect, receive_exactly, server_serial
-from tests.daemon import Daemon
+from tests.daemon import Daemon, write_config
 from tests.fake_agent import AgentProcess
 from tests.fake_backend import EchoBackend
 from tests.scenarios.conftest import Launch
@@ -250,3 +253,70 @@ def test_port_that_is_taken_shows_at_start(launch: Launch) -> None:
         assert daemon.wait() == 1
     assert f"cannot listen on 127.0.0.1:{port}" in daemon.raw[0]
     assert "another process has the port" in daemon.raw[1]
+
+
+IGNORING = f"""#!{sys.executable}
+import os, signal, sys
+for name in ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM", "SIGUSR1", "SIGCHLD"):
+    signal.signal(getattr(signal, name), signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM, signal.SIGHUP, signal.SIGINT}})
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+HOOK = """
+[cert_files]
+directory = "certs"
+[[after_rotation]]
+name = "failing"
+command = ["/bin/sh", "-c", "exit 3"]
+retries = 0
+"""
+
+
+def test_signals_that_a_parent_ignored_or_blocked_are_heard(
+    folder: Path, agent: AgentProcess, backend: EchoBackend, traefik: ssl.SSLContext
+) -> None:
+    wrapper = folder / "ignoring"
+    wrapper.write_text(IGNORING)
+    wrapper.chmod(0o700)
+    config = write_config(folder, agent.path, backend.address, more=HOOK)
+    daemon = Daemon(config, python=str(wrapper))
+    try:
+        with dial(daemon.address, traefik) as tls:
+            assert _echoes(tls, b"before")
+            failed = daemon.wait_for("after rotation gave up", hook="failing")
+            assert failed["reason"].startswith("exit status 3")
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for("configuration loaded", asked_by="SIGHUP")
+            daemon.process.send_signal(signal.SIGTERM)
+            daemon.wait_for("draining", signal="SIGTERM")
+            daemon.process.send_signal(signal.SIGINT)
+            daemon.wait_for("cutting")
+        assert daemon.wait() == 0
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [
+        pytest.param(signal.SIGTERM, "1  Identity", id="SIGTERM, early"),
+        pytest.param(signal.SIGHUP, "2  An answer", id="SIGHUP, in the middle"),
+        pytest.param(signal.SIGINT, "2  An answer", id="SIGINT, in the middle"),
+    ],
+)
+def test_demo_that_is_ended_leaves_nothing(
+    number: signal.Signals, when: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "sidecar", "demo"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, process_group=0
+    ) as demo:
+        assert demo.stdout is not None
+        assert any(when in line for line in demo.stdout)
+        demo.send_signal(number)
+        demo.stdout.read()
+    assert demo.returncode == 128 + number
+    assert not list(tmp_path.iterdir()), "keys were left"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(demo.pid, 0)
