@@ -47,7 +47,12 @@ def _make_directory(checked: Checked) -> None:
     """Make the directory of certificate files while that is allowed."""
     table = checked.config.cert_files
     if table is not None:
-        files = CertFiles(Path(checked.directory, table.directory), table.owner, table.group)
+        files = CertFiles(
+            Path(checked.directory, table.directory),
+            table.owner,
+            table.group,
+            table.unsafe_shared_directory,
+        )
         with suppress(CertFilesError):  # told when it is tried for the first time
             files.make()
         files.close()

@@ -142,7 +142,7 @@ async def _identity(checked: Checked, current: CurrentIdentity, hooks: Hooks) ->
         table = checked.config.cert_files
         if table is not None:
             folder = Path(checked.directory, table.directory)
-            files = CertFiles(folder, table.owner, table.group)
+            files = CertFiles(folder, table.owner, table.group, table.unsafe_shared_directory)
             nursery.start_soon(hooks.run)
             nursery.start_soon(keep_files, files, folder, table, current, hooks.tell)
             place = JwtFiles(checked.endpoint, rules.choice, files, folder)

@@ -89,6 +89,7 @@ class CertFilesTable(Table, frozen=True):
     omit_expired_authorities: bool = False
     federated_bundles: bool = False
     unsafe_merge_federated: bool = False
+    unsafe_shared_directory: bool = False
 
 
 class JwtSvidTable(Table, frozen=True):

@@ -54,7 +54,7 @@ async def _write(
 ) -> list[Publication]:
     """Write the files of the identity, and the agent's JWT files; again until the deadline."""
     directory = Path(checked.directory, table.directory)
-    files = CertFiles(directory, table.owner, table.group)
+    files = CertFiles(directory, table.owner, table.group, table.unsafe_shared_directory)
     place = JwtFiles(checked.endpoint, identity_rules(checked.config).choice, files, directory)
     plan = file_plan(identity.svid, identity.bundles, table, read_clocks().wall)
     while True:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def directory(tmp_path: Path) -> Path:
 def open_files(closing: ExitStack) -> Callable[..., CertFiles]:
     """Opens certificate files, and lets go of their directory at the end."""
 
-    def open_at(directory: Path, **keys: str) -> CertFiles:
+    def open_at(directory: Path, **keys: Any) -> CertFiles:
         files = CertFiles(directory, **keys)
         closing.callback(files.close)
         return files

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import structlog
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_certificates
 
@@ -155,6 +156,7 @@ def _publish_for_ever(files: CertFiles, some: list[FilePlan]) -> None:
 
 def _once(act: Callable[..., dict[str, Any]], directory: Path, options: dict[str, Any]) -> None:
     """Do one thing as the account that is named; all that it needs is loaded before."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     _become(options.pop("user"))
     print(json.dumps(act(directory, **options)), flush=True)
 

@@ -108,6 +108,7 @@ def wheres(text: str = "", /, **changes: dict[str, str]) -> list[str]:
         ("cert_files", "omit_expired_authorities", "true", True),
         ("cert_files", "federated_bundles", "true", True),
         ("cert_files", "unsafe_merge_federated", "true", True),
+        ("cert_files", "unsafe_shared_directory", "true", True),
         ("jwt_svid", "file", '"a.jwt"', "a.jwt"),
         ("jwt_svid", "audience", '"https://vault.example.org"', "https://vault.example.org"),
         ("jwt_svid", "extra_audiences", '["a", "b"]', ("a", "b")),
@@ -177,6 +178,7 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "omit_expired_authorities": NO_SWITCH,
         "federated_bundles": NO_SWITCH,
         "unsafe_merge_federated": NO_SWITCH,
+        "unsafe_shared_directory": NO_SWITCH,
     },
     "jwt_svid": {
         "file": [*NO_NAME, '""'],
@@ -591,6 +593,7 @@ def test_defaults_are_those_of_spiffe_helper_with_the_key_for_its_owner_only() -
     assert (read.layout, read.certificate_mode, read.key_mode) == ("spiffe-helper", 0o644, 0o600)
     assert not read.federated_bundles
     assert not read.unsafe_merge_federated
+    assert not read.unsafe_shared_directory
 
 
 def test_serving_configuration_reads_the_same_tables() -> None:

@@ -85,6 +85,7 @@ AFTER_RESTART: dict[str, dict[str, str]] = {
         "omit_expired_authorities": "true",
         "federated_bundles": "true",
         "unsafe_merge_federated": "true",
+        "unsafe_shared_directory": "true",
     },
     "admin": {"address": '"127.0.0.1:1"'},
     "sandbox": {"enabled": "false"},

@@ -14,7 +14,8 @@ a certificate of the next opens `current` once and both files below it. Earlier 
 are kept for such readers. Blocks on the disk: call it in a thread, or in several.
 """
 
+from sidecar.adapters.cert_files.directory import is_volume
 from sidecar.adapters.cert_files.file import sync_to_disk
 from sidecar.adapters.cert_files.generations import CertFiles
 
-__all__ = ["CertFiles", "sync_to_disk"]
+__all__ = ["CertFiles", "is_volume", "sync_to_disk"]

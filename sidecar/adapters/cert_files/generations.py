@@ -32,9 +32,15 @@ _NEW_LINK, _NEW_FILE = ".new-link", ".new-file"
 class CertFiles:
     """The certificate files below one directory; blocks on the disk."""
 
-    def __init__(self, directory: Path, owner: str | None = None, group: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        owner: str | None = None,
+        group: str | None = None,
+        unsafe_shared: bool = False,
+    ) -> None:
         self._directory = directory
-        self._held = HeldDirectory(directory, owner, group)
+        self._held = HeldDirectory(directory, owner, group, unsafe_shared)
 
     def close(self) -> None:
         """Let others write there."""
@@ -48,6 +54,7 @@ class CertFiles:
     def publish(self, plan: FilePlan) -> str | None:
         """Make `plan` the current generation; give its name, or None if it already is."""
         with self._held.held() as owner:
+            self._held.warn_if_shared()
             current = self.current()
             self._remove_others(current)
             if current is not None and self._holds(current, plan, owner):

@@ -59,7 +59,8 @@ class FilesFacts:
 
     `secrets` are the files with a key or a token, each with the mode that the configuration gives
     it; `issued` and `served` are the serials of the SVID issued now and of the daemon's, empty if
-    they are not known. `publish` is what makes the daemon write anew.
+    they are not known. `publish` is what makes the daemon write anew. `shared` are folders on the
+    way that the daemon takes though others may write there: volumes, and what the key allows.
     """
 
     now: datetime
@@ -75,6 +76,7 @@ class FilesFacts:
     hook_names: tuple[str, ...]
     disk: Disk | Unknown
     publish: str
+    shared: frozenset[str] = frozenset()
 
 
 def judge_files(facts: FilesFacts) -> Iterator[Finding]:
@@ -126,6 +128,10 @@ def _guarded(facts: FilesFacts, end: PathStat) -> Finding:
     open_one = end if own else open_to_others(facts.way, {0, facts.account.uid})
     if open_one is None:
         return ok("files.guarded", "only the service user and root can replace files there")
+    if open_one.path in facts.shared:
+        seen = f"{open_one} is shared: whoever can write there can replace what is published"
+        subfolder = f'[cert_files] directory = "{facts.directory}/certs"' if open_one == end else ""
+        return warn("files.guarded", seen, subfolder or "share the volume with no one else")
     mode = octal(open_one.mode & ~0o022)
     whose = open_one.uid in (0, facts.account.uid)
     remedy = f"sudo chmod {mode} {open_one.path}"

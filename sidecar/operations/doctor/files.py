@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -15,12 +16,13 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from sidecar.adapters.cert_files import is_volume
 from sidecar.adapters.host.paths import content_of, disk_of, path_stat, way_to
 from sidecar.adapters.host.processes import process_of
 from sidecar.core.after_rotation import Action, CommandAction, Hook, SignalAction, hook
 from sidecar.core.diagnosis.files import FilesFacts, HookFault, Published
 from sidecar.core.diagnosis.finding import Unknown
-from sidecar.core.diagnosis.host_facts import Account, Kind, PathStat, Process
+from sidecar.core.diagnosis.host_facts import Account, Kind, PathStat, Process, Way
 from sidecar.core.diagnosis.issued import IssuedSvid, Said
 from sidecar.core.diagnosis.permission import PASS, WRITE, obstacle
 from sidecar.core.files_config import LAYOUTS, CertFilesTable, JwtSvidTable
@@ -55,11 +57,11 @@ def _look(
     subject: Subject, hearing: Hearing, table: CertFilesTable, tokens: tuple[JwtSvidTable, ...]
 ) -> FilesFacts:
     directory = subject.directory / table.directory
-    report = subject.daemon.report
+    report, way = subject.daemon.report, way_to(directory)
     return FilesFacts(
         now=datetime.now(UTC),
         directory=str(directory),
-        way=way_to(directory),
+        way=way,
         account=subject.account,
         published=_published(directory, table),
         secrets=tuple(_secrets(directory, table, tokens)),
@@ -70,7 +72,16 @@ def _look(
         hook_names=(),
         disk=disk_of(directory),
         publish=subject.commands.publish,
+        shared=frozenset(_shared(way, table.unsafe_shared_directory)),
     )
+
+
+def _shared(way: Way, allowed: bool) -> Iterator[str]:
+    """Give the folders that the daemon takes whoever else may write there."""
+    for one in way:
+        with suppress(OSError):
+            if (allowed and one == way[-1]) or is_volume(Path(one.path)):
+                yield one.path
 
 
 def _issued(subject: Subject, hearing: Hearing) -> str:

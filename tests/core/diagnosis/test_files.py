@@ -47,6 +47,12 @@ def test_good_files_are_content() -> None:
         pytest.param(folder(0o775), "files.guarded", FAIL, id="its group may write"),
         pytest.param(folder(0o1777), "files.guarded", FAIL, id="everybody may write"),
         pytest.param(
+            replace(folder(0o777), shared=frozenset({DIRECTORY})),
+            "files.guarded",
+            WARN,
+            id="a volume that is shared",
+        ),
+        pytest.param(
             published(fault="nothing is published yet"), "files.published", FAIL, id="nothing"
         ),
         pytest.param(
