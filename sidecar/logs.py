@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from sidecar.core.flood import Flood
+from sidecar.core.flood import Flood, host_of
 from sidecar.log_file import LogFile
 
 _MAX_LINES_WAITING = 10_000
@@ -28,8 +28,9 @@ _MAX_LINES_AT_ONCE = 1_000  # or who writes faster than they are gathered would 
 # Lines are written together: a thread that wakes for each of them takes the interpreter from the
 # streams, thousands of times a second.
 _GATHER_SECONDS = 0.02
-# How often it is told how many lines were left out.
+# How often the log says how many lines were left out, and the event of that line.
 _SUMMARY_SECONDS = 10.0
+_SUMMARY = "lines left out"
 _ENCODER = json.JSONEncoder(default=repr)
 
 
@@ -142,31 +143,42 @@ class LogWriter:
             data = data[os.write(self._descriptor, data) :]
 
 
-class Refusals:
-    """Leaves out lines about refusals when there are too many, and says how many."""
+class FloodLimit:
+    """Leaves out lines of which there are too many, and says how many; a processor of structlog.
 
-    def __init__(self, per_second: float) -> None:
+    Limited is every line but those of level "info", which say that something went as it should
+    and are the record of who was served. No event is named here: a line that is written at a new
+    place is limited like the others.
+    """
+
+    def __init__(self, per_second: float, level: str = "warning") -> None:
         self._flood = Flood(per_second)
+        self._summary_level = "error" if level == "error" else "warning"
         self._lock = threading.Lock()
 
     def __call__(
-        self, _logger: object, _method: str, event: MutableMapping[str, Any]
+        self, _logger: object, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        """Drop a line too many; a processor of structlog."""
-        refused = event["event"] == "peer refused" or event.get("decision") == "refused"
-        if refused:
-            host = str(event.get("address", "")).rpartition(":")[0]
-            with self._lock:
-                if not self._flood.admits(event["event"], host, time.monotonic()):
-                    raise structlog.DropEvent
+        """Return the line, or drop it."""
+        if method == "info" or event["event"] == _SUMMARY:
+            return event
+        # Proven or not, what names the other side; lines without either concern none.
+        party = str(event.get("peer") or host_of(str(event.get("address", ""))))
+        is_traceback = bool(event.get("exc_info"))
+        with self._lock:
+            now = time.monotonic()
+            if not self._flood.admits(event["event"], party, now, is_traceback=is_traceback):
+                raise structlog.DropEvent
         return event
 
     def tell(self, seconds: float) -> None:
-        """Log what was left out, `seconds` after that began."""
+        """Log what was left out in one line, `seconds` after that began."""
         with self._lock:
             left_out = self._flood.summary(time.monotonic(), seconds)
-        for event, lines in left_out.items():
-            structlog.get_logger().warning("lines left out", of=event, lines=lines)
+        if left_out:
+            say = getattr(structlog.get_logger(), self._summary_level)
+            of = ", ".join(f"{event}: {lines}" for event, lines in sorted(left_out.items()))
+            say(_SUMMARY, lines=sum(left_out.values()), of=of)
 
 
 def configure_logs(
@@ -179,11 +191,11 @@ def configure_logs(
     # Standard error is the log: what a library warns of (a peer's odd certificate, say) is no
     # line of it, and a peer must not be able to write one.
     warnings.simplefilter("ignore")
-    refusals = Refusals(refusals_per_second)
-    writer = LogWriter(sys.stderr.fileno(), refusals.tell, file)
+    limit = FloodLimit(refusals_per_second, level)
+    writer = LogWriter(sys.stderr.fileno(), limit.tell, file)
     structlog.configure(
         processors=[
-            refusals,
+            limit,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

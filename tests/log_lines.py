@@ -30,6 +30,13 @@ def captured(monkeypatch: pytest.MonkeyPatch, story: ModuleType) -> list[Line]:
     return capture.entries  # type: ignore[return-value]
 
 
+def left_out(lines: list[Line], event: str) -> int:
+    """How many lines of one event the log says that it leaves out."""
+    of = [one["of"].split(", ") for one in lines if one["event"] == "lines left out"]
+    counts = [text.rpartition(": ") for texts in of for text in texts]
+    return sum(int(count) for name, _, count in counts if name == event)
+
+
 def assert_no_secret(shown: object, *svids: X509Svid) -> None:
     """No line holds a key or a PEM body, in any spelling that a log would show."""
     text = json.dumps(shown, default=repr) + repr(shown)

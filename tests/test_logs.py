@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from sidecar.logs import LogWriter, Refusals, configure_logs
-from tests.log_lines import Line
+from sidecar.logs import FloodLimit, LogWriter, configure_logs
+from tests.log_lines import Line, left_out
 
 
 @pytest.fixture(autouse=True)
@@ -119,12 +119,12 @@ def _refuse(count: int, event: str = "peer refused", **fields: object) -> None:
         log.warning(event, address="192.0.2.1:40000", **fields)
 
 
-def _logged(refusals: Refusals, say: Callable[[], None]) -> list[Line]:
+def _logged(limit: FloodLimit, say: Callable[[], None]) -> list[Line]:
     """What is written of what `say` logs, to the end of the log."""
     spout = Spout()
-    writer = LogWriter(spout.descriptor, refusals.tell)
+    writer = LogWriter(spout.descriptor, limit.tell)
     structlog.configure(
-        processors=[refusals, structlog.processors.JSONRenderer()],
+        processors=[limit, structlog.processors.JSONRenderer()],
         logger_factory=structlog.WriteLoggerFactory(file=writer),  # type: ignore[arg-type]
     )
     say()
@@ -134,8 +134,7 @@ def _logged(refusals: Refusals, say: Callable[[], None]) -> list[Line]:
 
 def _counted(lines: list[Line], event: str) -> tuple[int, int]:
     """How many lines of an event are written, and how many are told to be left out."""
-    left_out = [one["lines"] for one in lines if one.get("of") == event]
-    return sum(one["event"] == event for one in lines), sum(left_out)
+    return sum(one["event"] == event for one in lines), left_out(lines, event)
 
 
 @pytest.mark.parametrize(
@@ -146,23 +145,91 @@ def _counted(lines: list[Line], event: str) -> tuple[int, int]:
     ],
 )
 def test_refusals_too_many_are_left_out_and_counted(event: str, fields: dict[str, str]) -> None:
-    lines = _logged(Refusals(1), lambda: _refuse(1000, event, **fields))
+    lines = _logged(FloodLimit(1), lambda: _refuse(1000, event, **fields))
     written, left_out = _counted(lines, event)
     assert 0 < written < 100
     assert written + left_out == 1000
 
 
-def test_nothing_but_refusals_is_ever_left_out() -> None:
+def _said_at(level: str, event: str, count: int, **fields: object) -> None:
+    for _ in range(count):
+        getattr(structlog.get_logger(), level)(event, **fields)
+
+
+ADDRESS = "192.0.2.1:40000"
+
+
+@pytest.mark.parametrize(
+    ("level", "event", "fields"),
+    [
+        pytest.param("error", "cannot accept", {"reason": "x"}, id="a listener's"),
+        pytest.param("warning", "backend unreachable", {"address": ADDRESS}, id="a backend's"),
+        pytest.param(
+            "warning",
+            "request",
+            {"address": ADDRESS, "decision": "allowed", "status": 502},
+            id="a request that failed",
+        ),
+        pytest.param("error", "connection failed", {"exc_info": True}, id="a traceback"),
+        pytest.param("debug", "probed", {"address": ADDRESS}, id="for debugging"),
+        pytest.param("warning", "of which no place knows", {"x": 1}, id="whatever comes next"),
+    ],
+)
+def test_lines_too_many_are_left_out_whatever_they_say(
+    level: str, event: str, fields: dict[str, object]
+) -> None:
+    lines = _logged(FloodLimit(2), lambda: _said_at(level, event, 1000, **fields))
+    written, left_out = _counted(lines, event)
+    assert 0 < written < 100
+    assert written + left_out == 1000
+
+
+def test_what_was_served_is_never_left_out() -> None:
     def say() -> None:
         _refuse(1000)
-        for _ in range(1000):
-            structlog.get_logger().info("request", decision="allowed", address="192.0.2.1:40000")
+        _said_at("info", "request", 1000, decision="allowed", address=ADDRESS)
 
-    assert _counted(_logged(Refusals(1), say), "request") == (1000, 0)
+    assert _counted(_logged(FloodLimit(1), say), "request") == (1000, 0)
+
+
+def test_what_was_left_out_of_several_events_is_one_line() -> None:
+    def say() -> None:
+        _refuse(1000)
+        _refuse(500, "backend unreachable")
+
+    lines = _logged(FloodLimit(1), say)
+    summary = [one for one in lines if one["event"] == "lines left out"]
+    assert len(summary) == 1
+    assert summary[0]["of"] == "backend unreachable: 495, peer refused: 995"
+    assert summary[0]["lines"] == 1490
+
+
+def test_proven_peer_is_one_party_from_wherever_it_connects() -> None:
+    def say() -> None:
+        for number in range(200):
+            log = structlog.get_logger()
+            log.warning("request", peer="spiffe://example.org/a", address=f"192.0.2.{number}:1")
+        structlog.get_logger().warning("request", peer="spiffe://example.org/b", address=ADDRESS)
+
+    lines = [one for one in _logged(FloodLimit(2), say) if one["event"] == "request"]
+    assert [one["peer"] for one in lines] == ["spiffe://example.org/a"] * 10 + [
+        "spiffe://example.org/b"
+    ]
+
+
+def test_errors_left_out_are_counted_where_warnings_are_not_written(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    writer = configure_logs("json", "error", refusals_per_second=1)
+    _said_at("error", "cannot accept", 100)
+    writer.close(30)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    written, left_out = _counted(lines, "cannot accept")
+    assert written + left_out == 100
 
 
 def test_without_a_rate_nothing_is_left_out() -> None:
-    assert _counted(_logged(Refusals(0), lambda: _refuse(1000)), "peer refused") == (1000, 0)
+    assert _counted(_logged(FloodLimit(0), lambda: _refuse(1000)), "peer refused") == (1000, 0)
 
 
 def test_port_makes_no_peer_of_its_own() -> None:
@@ -172,7 +239,7 @@ def test_port_makes_no_peer_of_its_own() -> None:
             log.warning("peer refused", address=f"192.0.2.1:{port}")
         log.warning("peer refused", address="192.0.2.2:1")
 
-    lines = _logged(Refusals(2), say)
+    lines = _logged(FloodLimit(2), say)
     seen = {one["address"].partition(":")[0] for one in lines if "address" in one}
     assert seen == {"192.0.2.1", "192.0.2.2"}
 
@@ -191,7 +258,7 @@ def test_what_is_left_out_is_told_before_the_end(monkeypatch: pytest.MonkeyPatch
         _refuse(1000)
         assert told.wait(20)
 
-    _logged(Refusals(1), say)
+    _logged(FloodLimit(1), say)
 
 
 def test_disk_that_was_full_for_a_while_costs_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +280,7 @@ def test_disk_that_was_full_for_a_while_costs_no_count(monkeypatch: pytest.Monke
         room.set()
         structlog.get_logger().info("there is room")
 
-    lines = _logged(Refusals(1), say)
+    lines = _logged(FloodLimit(1), say)
     written, left_out = _counted(lines, "peer refused")
     lost = sum(one["lines"] for one in lines if one["event"] == "log lines lost")
     assert any(one["event"] == "there is room" for one in lines)

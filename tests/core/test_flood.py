@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.flood import Flood
+from sidecar.core.flood import Flood, host_of
 
 RATE = 20.0
 ONE, OTHER = "192.0.2.1", "192.0.2.2"
@@ -66,19 +66,39 @@ def test_after_a_pause_there_are_ten_seconds_at_once_again() -> None:
         pytest.param("[fe80::1%eth0]", "[fe80::2%eth0]", True, id="with a zone"),
         pytest.param("[::ffff:192.0.2.1]", "[::ffff:192.0.2.2]", False, id="IPv4 inside of IPv6"),
         pytest.param("192.0.2.1", "192.0.2.2", False, id="IPv4"),
-        pytest.param("", "", True, id="no address"),
+        pytest.param("192.0.2.1", "192.0.2.1", True, id="another port"),
+        pytest.param("what is none", "what is none", True, id="no address"),
     ],
 )
-def test_whoever_has_many_addresses_has_one_share(first: str, second: str, is_one: bool) -> None:
+def test_all_addresses_of_a_host_are_one_party(first: str, second: str, is_one: bool) -> None:
+    assert (host_of(f"{first}:1") == host_of(f"{second}:2")) is is_one
+
+
+def test_flood_of_one_event_hides_no_other_event() -> None:
     flood = Flood(RATE)
-    written(flood, 5000, first, 0.0)
-    assert written(flood, 1, second, 0.0) == (0 if is_one else 1)
+    for number in range(500):
+        written(flood, 100, f"192.0.2.{number}", 0.0)
+    assert written(flood, 1, ONE, 0.0, "connection failed") == 1
+    assert written(flood, 1, "", 0.0, "cannot accept") == 1
+
+
+def test_what_concerns_no_party_and_goes_on_for_a_day_is_said_every_ten_seconds() -> None:
+    flood, hour = Flood(RATE), 3600
+    lines = [written(flood, 1, "", tenth / 10, "cannot accept") for tenth in range(10 * hour)]
+    assert lines[:100] == [1] * 100
+    assert 300 < sum(lines[-10 * hour // 2 :]) * 2 < 420
+
+
+def test_of_tracebacks_a_tenth_is_written() -> None:
+    flood = Flood(RATE)
+    came = [flood.admits("connection failed", ONE, 0.0, is_traceback=True) for _ in range(500)]
+    assert sum(came) == 10
 
 
 def test_what_is_left_out_is_told_once_and_by_event() -> None:
     flood = Flood(RATE)
     refused = 300 - written(flood, 300, ONE, 0.0)
-    requests = 70 - written(flood, 70, ONE, 0.0, "request")
+    requests = 170 - written(flood, 170, ONE, 0.0, "request")
     expected = {"peer refused": refused, "request": requests}
     assert flood.summary(10.0, 10.0) == expected
     assert flood.summary(1000.0, 10.0) == {}
@@ -99,7 +119,7 @@ def test_it_is_told_so_many_seconds_after_the_first_line_left_out() -> None:
 @given(
     rate=st.floats(0.001, 1000),
     steps=st.lists(
-        st.tuples(st.floats(0, 5), st.integers(1, 60), st.sampled_from([ONE, OTHER, "[::1]"])),
+        st.tuples(st.floats(0, 5), st.integers(1, 60), st.sampled_from([ONE, OTHER, ""])),
         max_size=40,
     ),
 )

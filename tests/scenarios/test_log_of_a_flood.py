@@ -15,6 +15,7 @@ from tests.ca import Authority
 from tests.client import client_context, connect, receive_exactly, refusal
 from tests.daemon import Daemon
 from tests.fake_backend import EchoBackend
+from tests.log_lines import left_out
 from tests.scenarios.conftest import Launch
 
 RATE = 2
@@ -33,8 +34,7 @@ def _refused_plainly(address: tuple[str, int], source: str = "127.0.0.1") -> Non
 
 def _counted(daemon: Daemon, event: str) -> tuple[int, int]:
     """How many lines of refusals the log shows, and how many it says that it leaves out."""
-    left_out = [one["lines"] for one in daemon.lines("lines left out") if one["of"] == event]
-    return len(daemon.lines(event)), sum(left_out)
+    return len(daemon.lines(event)), left_out(daemon.lines("lines left out"), event)
 
 
 def test_flood_makes_few_lines_and_every_refusal_counts(
