@@ -31,7 +31,14 @@ from sidecar.core.config import Config, HelperConfig
 from sidecar.core.errors import AgentProtocolError
 from sidecar.core.identity_event import Denied, IdentityEvent, Lost, Unreadable, Updated
 from sidecar.core.identity_state import IdentityState, Standing
-from sidecar.core.identity_update import RawUpdate, SvidChoice, choose, identity_update
+from sidecar.core.identity_update import (
+    RawUpdate,
+    SvidChoice,
+    choose,
+    identity_update,
+    usable_from,
+)
+from sidecar.core.svid import same_bundles
 
 log = structlog.get_logger()
 
@@ -39,6 +46,7 @@ log = structlog.get_logger()
 _SILENT_SHARE = 0.75
 _MIN_SILENCE_SECONDS = 5.0
 _WITHOUT_IDENTITY_SECONDS = 30.0
+_CLOCKS_DIFFER_SECONDS = 0.01  # a hair too early would be too early
 # The longest time between two looks at the wall clock. It may jump (a host that slept), and a
 # timer set for the expiry would not: on macOS the monotonic clock stands still during sleep.
 _CLOCK_CHECK_SECONDS = 5.0
@@ -107,7 +115,7 @@ async def _next_event(source: IdentitySource, current: CurrentIdentity) -> Ident
     """Wait for the next event; whoever asks for one gets it at once."""
     with trio.CancelScope() as scope:
         current.on_ask = scope.cancel
-        return await source.next_event(_patience(current.identity))
+        return await source.next_event(_patience(current))
     current.on_ask = None
     log.info("asked to fetch now")
     return await source.next_event(0.0)
@@ -116,9 +124,11 @@ async def _next_event(source: IdentitySource, current: CurrentIdentity) -> Ident
 def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> bool:
     """Stage, prove, swap; tell whether the update was good."""
     clocks = read_clocks()
+    current.retry_at = None
     try:
         update = identity_update(raw, clocks.wall)
     except AgentProtocolError as exc:
+        current.retry_at = usable_from(raw, clocks.wall)
         _discarded(exc.message, current)
         return False
     svid = choose(update, rules.choice)
@@ -127,24 +137,28 @@ def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> b
         _deny(f"no SVID with {rules.choice}; the agent offers {offered}", current)
         return True
     try:
-        identity = server_identity(svid, update.bundles, rules.tls_minimum_version)
+        bundles = update.bundles
+        identity = server_identity(svid, bundles, rules.tls_minimum_version)
     except AgentProtocolError as exc:
         _discarded(exc.message, current)
         return False
     old = current.identity
     standing = Standing(not_after=svid.not_after, connected=True)
-    if old is not None and old.svid.chain == svid.chain and old.bundles == identity.bundles:
+    _note(update.notes, current)
+    if old is not None and old.svid.chain == svid.chain and same_bundles(old.bundles, bundles):
         # The old object stays: another one would end every kept connection for nothing.
         current.replace(old, standing)
         log.debug("identity confirmed", serial=svid.serial)
         return True
     current.replace(identity, standing)
     current.ledger.rotated(clocks.wall)
-    notes = list(update.notes)
-    unreadable = update.bundles.keys() - identity.bundles.keys()
-    notes += [f"OpenSSL cannot read the bundle of {one}" for one in sorted(unreadable)]
-    for note in notes:
-        log.warning("update incomplete", reason=note)
+    if old is not None and old.svid.spiffe_id != svid.spiffe_id:
+        log.warning(
+            "another SPIFFE ID than before",
+            spiffe_id=str(svid.spiffe_id),
+            before=str(old.svid.spiffe_id),
+            hint="the agent's first SVID is taken; [workload_api] spiffe_id says which one it is",
+        )
     log.info(
         "identity rotated" if old else "identity obtained",
         spiffe_id=str(svid.spiffe_id),
@@ -154,6 +168,14 @@ def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> b
         seconds=round(time.monotonic() - clocks.monotonic, 4),
     )
     return True
+
+
+def _note(notes: tuple[str, ...], current: CurrentIdentity) -> None:
+    """Say what of an update is not used, when that has changed."""
+    for note in notes:
+        if note not in current.ledger.update_notes:
+            log.warning("update incomplete", reason=note)
+    current.ledger.update_notes = notes
 
 
 def _discarded(reason: str, current: CurrentIdentity) -> None:
@@ -188,8 +210,17 @@ def _deny(reason: str, current: CurrentIdentity) -> None:
     )
 
 
-def _patience(identity: ServerIdentity | None) -> float:
+def _patience(current: CurrentIdentity) -> float:
     """Give the seconds of silence after which the agent is asked again."""
+    seconds = _silence(current.identity)
+    if current.retry_at is None:
+        return seconds
+    # What was discarded may be good from then on.
+    left = (current.retry_at - read_clocks().wall).total_seconds()
+    return min(seconds, max(left, 0.0) + _CLOCKS_DIFFER_SECONDS)
+
+
+def _silence(identity: ServerIdentity | None) -> float:
     if identity is None:
         # The last update may have been discarded for a clock that has been set since.
         return _WITHOUT_IDENTITY_SECONDS

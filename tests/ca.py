@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import trustme
 from cryptography import x509
@@ -76,7 +77,7 @@ class Authority:
         self.certificate = x509.load_pem_x509_certificate(self.ca.cert_pem.bytes())
         key = load_pem_private_key(self.ca.private_key_pem.bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
-        self.key = key
+        self.key: Any = key
 
     @property
     def bundle(self) -> TrustBundle:
@@ -131,7 +132,7 @@ class Authority:
         for extension, critical in extensions:
             if extension is not None:
                 builder = builder.add_extension(extension, critical)
-        return builder.sign(self.key, SHA256())
+        return builder.sign(self.key, hash_for(self.key))
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,11 @@ class Issued:
 def rsa_key(bits: int) -> rsa.RSAPrivateKey:
     """An RSA key; slow to make, so made once."""
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+def hash_for(key: Key) -> SHA256 | None:
+    """The hash to sign with; Ed25519 has its own."""
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else SHA256()
 
 
 def _subject(organization: str | None) -> x509.Name:

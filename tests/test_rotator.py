@@ -418,11 +418,6 @@ def _swapped_keys(draft: Draft) -> Draft:
     return draft
 
 
-def _authority_openssl_cannot_read(draft: Draft) -> Draft:
-    odd = openssl_cannot_read(OddAuthority())
-    return draft.set(bundle=draft.message.svids[0].bundle + odd)
-
-
 def _intermediate_openssl_cannot_read(draft: Draft) -> Draft:
     return _chain_with(draft, openssl_cannot_read(OddAuthority()))
 
@@ -468,8 +463,14 @@ REFUSED = [
         "itself an authority",
         id="the leaf as bundle",
     ),
-    pytest.param(_authority_openssl_cannot_read, "", id="bundle that OpenSSL cannot read"),
-    pytest.param(_intermediate_openssl_cannot_read, "", id="chain that OpenSSL cannot read"),
+    pytest.param(
+        lambda d: d.set(bundle=openssl_cannot_read(OddAuthority())),
+        "certificate 1 of 1",
+        id="bundle of which nothing can be read",
+    ),
+    pytest.param(
+        _intermediate_openssl_cannot_read, "certificate 2 of 2", id="chain that OpenSSL cannot read"
+    ),
     pytest.param(
         lambda d: d.set(spiffe_id=""), "mandatory field spiffe_id is empty", id="ID is empty"
     ),
@@ -510,9 +511,9 @@ REFUSED = [
         "cA is true",
         id="an authority as leaf",
     ),
-    pytest.param(lambda d: d.leaf(key_usage=None), "not proven", id="no keyUsage"),
+    pytest.param(lambda d: d.leaf(key_usage=None), "no keyUsage", id="no keyUsage"),
     pytest.param(
-        lambda d: d.leaf(key_usage_critical=False), "not proven", id="keyUsage not critical"
+        lambda d: d.leaf(key_usage_critical=False), "not critical", id="keyUsage not critical"
     ),
     pytest.param(
         lambda d: d.leaf(key_usage=key_usage(key_cert_sign=True)), "keyCertSign", id="keyCertSign"
@@ -673,6 +674,138 @@ async def test_bad_federated_bundle_costs_only_its_own_trust_domain(
     assert line["log_level"] == "warning"
     assert named in line["reason"]
     assert story.state is IdentityState.READY
+
+
+NO_CERTIFICATE = b"\x30\x03\x02\x01\x01"
+
+
+ODD_AUTHORITIES = [
+    pytest.param(NO_CERTIFICATE, "certificate 2 of 3", id="no certificate"),
+    pytest.param(openssl_cannot_read(OddAuthority()), "certificate 2 of 3", id="no UTF-8"),
+    pytest.param(
+        der((OddAuthority("example.org", "odd", ca=False).certificate,)),
+        "authority 2 (O=odd, serial",
+        id="not an authority",
+    ),
+    pytest.param(
+        der(
+            (
+                OddAuthority(
+                    "example.org", "odd", key=ed25519.Ed25519PrivateKey.generate()
+                ).certificate,
+            )
+        ),
+        "authority 2 (O=odd, serial",
+        id="Ed25519",
+    ),
+]
+
+
+@pytest.mark.parametrize("of", ["our own", "a federated"])
+@pytest.mark.parametrize(("odd", "named"), ODD_AUTHORITIES)
+@within(30)
+async def test_odd_authority_costs_no_more_than_itself(
+    story: Story,
+    shared_agent: AgentProcess,
+    authority: Authority,
+    foreign: Authority,
+    closing: ExitStack,
+    folder: Path,
+    odd: bytes,
+    named: str,
+    of: str,
+) -> None:
+    trusted = authority if of == "our own" else foreign
+    second = Authority(trusted.trust_domain.name)
+    bundle = der(trusted.bundle.authorities) + odd + der(second.bundle.authorities)
+    draft = Draft(authority, foreign)
+    if of == "our own":
+        draft.set(bundle=bundle)
+    else:
+        draft.message.federated_bundles["spiffe://other.org"] = bundle
+    shared_agent.send_bytes(draft.message.SerializeToString())
+    story.follow(shared_agent)
+    await story.until_line("identity obtained")
+    line = story.said("update incomplete")[0]
+    assert (named in line["reason"], trusted.trust_domain.name in line["reason"]) == (True, True)
+    assert story.current.ledger.update_notes == (line["reason"],)
+    identity = story.current.identity
+    assert identity is not None
+    for signer in (trusted, second):
+        sock, wire = tcp_ends(closing)
+        context = client_context(authority, signer.sign(signer.leaf("/peer")), folder)
+        await admit(sock, identity, Peer(wire, context))
+    # Said once, however often it comes; and gone when it is.
+    shared_agent.send_bytes(draft.message.SerializeToString())
+    await story.until_line("identity confirmed")
+    assert len(story.said("update incomplete")) == 1
+    shared_agent.send(authority.svid(), authority.bundle)
+    await story.until(lambda: story.current.ledger.update_notes == ())
+
+
+@within(30)
+async def test_same_authorities_in_another_order_are_no_rotation(
+    story: Story, shared_agent: AgentProcess, authority: Authority, foreign: Authority
+) -> None:
+    second, third = Authority("example.org"), Authority("other.org")
+    good = authority.svid()
+    ours = (*authority.bundle.authorities, *second.bundle.authorities)
+    theirs = (*foreign.bundle.authorities, *third.bundle.authorities)
+
+    def send(svid: X509Svid, order: int) -> None:
+        shared_agent.send(
+            svid,
+            TrustBundle(authority.trust_domain, ours[::order]),
+            [TrustBundle(foreign.trust_domain, theirs[::order])],
+        )
+
+    send(good, 1)
+    story.follow(shared_agent)
+    before = await story.until_serial(good.serial)
+    send(good, -1)
+    await story.until_line("identity confirmed")
+    assert story.current.identity is before
+    assert not story.said("identity rotated")
+
+
+@within(20)
+async def test_svid_of_the_near_future_is_asked_for_when_it_begins(
+    story: Story, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    # A host whose clock is behind the authority's.
+    early = authority.svid(not_before=timedelta(seconds=2))
+    shared_agent.send(early, authority.bundle)
+    story.follow(shared_agent)
+    line = await story.until_line("update discarded")
+    assert "not valid before" in line["reason"]
+    await story.until_serial(early.serial)
+    assert story.state is IdentityState.READY
+    # With one in use as well; what begins here is the intermediate, which is as good a reason.
+    middle = OddAuthority(parent=authority, name="middle", not_before=timedelta(seconds=2))
+    issued = middle.sign(authority.leaf(), middle)
+    later = X509Svid(early.spiffe_id, issued.chain, issued.key)
+    shared_agent.send(later, authority.bundle)
+    await story.until_serial(later.serial)
+    assert len(story.said("update discarded")) == 2
+
+
+@within(30)
+async def test_another_first_svid_is_told_with_both_names(
+    story: Story, shared_agent: AgentProcess, authority: Authority
+) -> None:
+    good, other = authority.svid(), authority.svid("/workload/other")
+    shared_agent.send(good, authority.bundle)
+    story.follow(shared_agent)
+    await story.until_serial(good.serial)
+    shared_agent.send([other, good], authority.bundle)
+    await story.until_serial(other.serial)
+    line = story.said("another SPIFFE ID than before")[0]
+    assert line["log_level"] == "warning"
+    assert (line["before"], line["spiffe_id"]) == (str(good.spiffe_id), str(other.spiffe_id))
+    assert "spiffe_id" in line["hint"]
+    shared_agent.send(authority.svid("/workload/other"), authority.bundle)
+    await story.until(lambda: len(story.said("identity rotated")) == 2)
+    assert len(story.said("another SPIFFE ID than before")) == 1
 
 
 @within(30)

@@ -23,6 +23,7 @@ class HandshakeResult(enum.StrEnum):
     REFUSED_BY_PEER = "refused_by_peer"  # it does not like our SVID, or ends for reasons of its own
     NO_CERTIFICATE = "no_certificate"
     BAD_CERTIFICATE = "bad_certificate"  # no X.509-SVID by its form
+    UNSUPPORTED_CERTIFICATE = "unsupported_certificate"  # a key, or a use, that no SVID has here
     NOT_VALID_NOW = "not_valid_now"  # expired, or not yet valid
     UNKNOWN_TRUST_DOMAIN = "unknown_trust_domain"
     NOT_PROVEN = "not_proven"  # by the bundle of its own trust domain

@@ -3,6 +3,8 @@
 Gets the bytes of one message and `now`; gives the SVIDs and bundles in it, each SVID proven
 (key, chain to its own bundle, ID, times), or raises `AgentProtocolError`: a message with a bad
 mandatory part is discarded as a whole, a bad federated bundle costs only its own trust domain.
+An authority that cannot be read costs no more than itself, in our own bundle too: nobody gets in
+by what is left out, and the rest proves our SVID or the message is discarded all the same.
 Then `choose` says which SVID is ours. Every message is complete: what is absent is gone.
 Specification: Workload API 4.3 (Stream Responses) to 4.6, 5.2.1 (FetchX509SVID) and
 8 (Default Identity).
@@ -11,13 +13,21 @@ Specification: Workload API 4.3 (Stream Responses) to 4.6, 5.2.1 (FetchX509SVID)
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from sidecar.core.errors import AgentProtocolError, SidecarError
 from sidecar.core.peer import SvidVerifier
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
-from sidecar.core.svid import Bundles, TrustBundle, X509Svid, certificates, private_key
+from sidecar.core.svid import (
+    Bundles,
+    TrustBundle,
+    X509Svid,
+    authorities,
+    certificates,
+    private_key,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +85,12 @@ def identity_update(raw: RawUpdate, now: datetime) -> IdentityUpdate:
     if not raw.svids:
         raise AgentProtocolError("the update has no SVID")
     own: dict[TrustDomain, TrustBundle] = {}
-    svids = tuple(_svid(one, own) for one in raw.svids)
-    federated, notes = _federated_bundles(raw.federated, own)
+    notes: list[str] = []
+    svids = tuple(_svid(one, own, notes) for one in raw.svids)
+    federated = _federated_bundles(raw.federated, own, notes)
     bundles = federated | own
     verifier = SvidVerifier(bundles)
+    notes += verifier.notes
     for svid in svids:
         _prove(svid, verifier, now)
     if raw.crls:
@@ -91,7 +103,16 @@ def choose(update: IdentityUpdate, choice: SvidChoice) -> X509Svid | None:
     return next((svid for svid in update.svids if choice.matches(svid)), None)
 
 
-def _svid(raw: RawSvid, bundles: dict[TrustDomain, TrustBundle]) -> X509Svid:
+def usable_from(raw: RawUpdate, now: datetime) -> datetime | None:
+    """Return when the next certificate of an update begins to be valid; None: all are by now."""
+    begins = []
+    for der in (der for svid in raw.svids for der in (svid.chain, svid.bundle)):
+        with suppress(ValueError):
+            begins += [one.not_valid_before_utc for one in authorities(der)[0]]
+    return min((begin for begin in begins if begin > now), default=None)
+
+
+def _svid(raw: RawSvid, bundles: dict[TrustDomain, TrustBundle], notes: list[str]) -> X509Svid:
     """Read one SVID, and its bundle into `bundles`."""
     for name in ("spiffe_id", "chain", "private_key", "bundle"):
         if not getattr(raw, name):
@@ -100,7 +121,7 @@ def _svid(raw: RawSvid, bundles: dict[TrustDomain, TrustBundle]) -> X509Svid:
         spiffe_id = SpiffeId.parse(raw.spiffe_id)
         chain = certificates(raw.chain)
         svid = X509Svid(spiffe_id, chain, private_key(raw.private_key, chain[0]), raw.hint)
-        bundle = TrustBundle(spiffe_id.trust_domain, certificates(raw.bundle))
+        bundle = _bundle(spiffe_id.trust_domain, raw.bundle, notes)
     except Exception as exc:
         # Trust boundary: the DER parsers raise more than ValueError. Types and reasons only:
         # the message of a parser never holds key bytes, its input might.
@@ -121,14 +142,13 @@ def _prove(svid: X509Svid, verifier: SvidVerifier, now: datetime) -> None:
 
 
 def _federated_bundles(
-    raw: Mapping[str, bytes], own: Bundles
-) -> tuple[dict[TrustDomain, TrustBundle], list[str]]:
+    raw: Mapping[str, bytes], own: Bundles, notes: list[str]
+) -> dict[TrustDomain, TrustBundle]:
     bundles: dict[TrustDomain, TrustBundle] = {}
-    notes: list[str] = []
     for key, der in raw.items():
         try:
             trust_domain = TrustDomain.parse(key)
-            bundle = TrustBundle(trust_domain, certificates(der))
+            bundle = _bundle(trust_domain, der, notes)
         except Exception as exc:  # as in _svid; here the fault stays with the foreign trust domain
             notes.append(f"federated bundle {key[:256]!r} left out: {_reason(exc)}")
             continue
@@ -136,7 +156,19 @@ def _federated_bundles(
             notes.append(f"second bundle for trust domain {trust_domain} left out")
             continue
         bundles[trust_domain] = bundle
-    return bundles, notes
+    return bundles
+
+
+def _bundle(trust_domain: TrustDomain, der: bytes, notes: list[str]) -> TrustBundle:
+    """Read one bundle; what of it cannot be read becomes a note, unless that is all of it."""
+    read, unreadable = authorities(der)
+    if unreadable and not read:
+        raise ValueError(f"bundle: {unreadable[0]}")
+    for text in unreadable:
+        note = f"bundle of {trust_domain}: left out {text}"
+        if note not in notes:
+            notes.append(note)
+    return TrustBundle(trust_domain, read)
 
 
 def _shown(raw: RawSvid) -> str:

@@ -100,6 +100,7 @@ class Ledger:
         self.received = self.sent = 0
         self.state, self.state_since = IdentityState.STARTING, started_at
         self.updates = Record()
+        self.update_notes: tuple[str, ...] = ()  # what of the last good one is not used
         self.files, self.generation = Record(), ""
         self.jwt_svids: dict[str, Record] = {}
         self.jwt_expires: dict[str, datetime] = {}

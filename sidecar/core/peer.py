@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509 import ExtendedKeyUsage, KeyUsage, SubjectAlternativeName
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
@@ -25,28 +24,50 @@ from cryptography.x509.verification import (
 )
 
 from sidecar.core.errors import InvalidSpiffeIdError, PeerError
-from sidecar.core.spiffe_id import SCHEME, SpiffeId, TrustDomain
-from sidecar.core.svid import Bundles, uri_sans
+from sidecar.core.spiffe_id import SpiffeId, TrustDomain
+from sidecar.core.svid import Bundles, certificate_text, uri_sans
+from sidecar.core.trust_anchor import (
+    UnsupportedKeyError,
+    check_directory_names,
+    check_public_key,
+    check_signer,
+    extension_of,
+    trust_anchor,
+)
 
-MIN_RSA_BITS = 2048
-MAX_RSA_BITS = 8192
-MAX_RSA_EXPONENT_BITS = 32
 MAX_INTERMEDIATES = 8
+_MOST_TOLD = 3
+_UNSUPPORTED = "unsupported_certificate"
+_NOT_SUPPORTED = "which are not supported"
 
 
 class SvidVerifier:
     """The rules and authorities of one identity update, built once and never changed."""
 
     def __init__(self, bundles: Bundles) -> None:
-        # A bundle without authorities trusts nothing ("Trust Domain and Bundle" 4.1.3, Keys).
-        self._builders: dict[TrustDomain, PolicyBuilder] = {
-            trust_domain: PolicyBuilder()
-            .store(Store(list(bundle.authorities)))
-            .extension_policies(ca_policy=_SIGNING_POLICY, ee_policy=_LEAF_POLICY)
-            .max_chain_depth(MAX_INTERMEDIATES)
-            for trust_domain, bundle in bundles.items()
-            if bundle.authorities
-        }
+        self._authorities = {one: set(bundle.authorities) for one, bundle in bundles.items()}
+        self._builders: dict[TrustDomain, PolicyBuilder] = {}
+        self._useless: dict[TrustDomain, list[str]] = {}
+        for trust_domain, bundle in bundles.items():
+            anchors, useless = _anchors(bundle.authorities)
+            self._useless[trust_domain] = useless
+            if anchors:
+                # A bundle without any trusts nothing ("Trust Domain and Bundle" 4.1.3, Keys).
+                self._builders[trust_domain] = (
+                    PolicyBuilder()
+                    .store(Store(anchors))
+                    .extension_policies(ca_policy=_SIGNING_POLICY, ee_policy=_LEAF_POLICY)
+                    .max_chain_depth(MAX_INTERMEDIATES)
+                )
+
+    @property
+    def notes(self) -> list[str]:
+        """Return which authorities nobody can be proven by, and why, a line for each."""
+        return [
+            f"bundle of {trust_domain}: {text}"
+            for trust_domain, useless in self._useless.items()
+            for text in useless
+        ]
 
     def verify(self, chain: Sequence[x509.Certificate], now: datetime) -> SpiffeId:
         """Give the SPIFFE ID that `chain` (leaf first) proves at `now`, or raise `PeerError`."""
@@ -60,12 +81,17 @@ class SvidVerifier:
         try:
             # Without a DNS name to compare, the client verifier serves both directions.
             verified = builder.time(now).build_client_verifier().verify(chain[0], list(chain[1:]))
-        except VerificationError as exc:
-            raise not_proven(claimed, _reason(exc)) from exc
+            check_directory_names(verified.chain)
+        except (VerificationError, ValueError) as exc:
+            raise not_proven(claimed, self._told(claimed.trust_domain, _reason(exc))) from exc
         except Exception as exc:
             raise _not_accepted(exc) from exc
         if len(verified.chain) < 2:
             raise PeerError("the certificate is itself an authority of its trust bundle")
+
+    def _told(self, trust_domain: TrustDomain, reason: str) -> str:
+        """Return the reason, and which authorities were of no use in finding a path."""
+        return "; ".join([reason, *self._useless[trust_domain][:_MOST_TOLD]])
 
     def check(self, chain: Sequence[x509.Certificate], now: datetime) -> SpiffeId:
         """Give the SPIFFE ID that `chain` claims, after all that costs no signature; or raise.
@@ -79,21 +105,43 @@ class SvidVerifier:
             spiffe_id = leaf_spiffe_id(chain[0])
             for presented in chain:
                 check_key(presented)
-            if spiffe_id.trust_domain not in self._builders:
-                text = f"no trust bundle for trust domain {spiffe_id.trust_domain}"
-                raise PeerError(text, result="unknown_trust_domain")
+            if chain[0] in self._authorities.get(spiffe_id.trust_domain, ()):
+                raise PeerError("the certificate is itself an authority of its trust bundle")
+            self._check_trust_domain(spiffe_id.trust_domain)
             _check_validity(chain[0], now)
+            _check_usage(chain[0])
         except PeerError:
             raise
         except Exception as exc:
             raise _not_accepted(exc) from exc
         return spiffe_id
 
+    def _check_trust_domain(self, trust_domain: TrustDomain) -> None:
+        if trust_domain in self._builders:
+            return
+        text = f"no trust bundle for trust domain {trust_domain}"
+        if useless := self._useless.get(trust_domain):
+            told = "; ".join(useless[:_MOST_TOLD])
+            text = f"no authority that can be used for trust domain {trust_domain}: {told}"
+        raise PeerError(text, result="unknown_trust_domain")
+
+
+def _anchors(authorities: Sequence[x509.Certificate]) -> tuple[list[x509.Certificate], list[str]]:
+    """Return the anchors, and a line for each authority that cannot be one."""
+    anchors, useless = [], []
+    for number, authority in enumerate(authorities, 1):
+        try:
+            anchors.append(trust_anchor(authority))
+        except Exception as exc:  # the parsers raise more than ValueError
+            text = str(exc)[:200] or type(exc).__name__
+            useless.append(f"authority {number} ({certificate_text(authority)}): {text}")
+    return anchors, useless
+
 
 def not_proven(claimed: SpiffeId, reason: str) -> PeerError:
     """Give the refusal of a chain that does not lead to the authorities it would have to."""
     text = f"not proven by the trust bundle of {claimed.trust_domain}: {reason}"
-    return PeerError(text, result="not_proven")
+    return PeerError(text, result=_UNSUPPORTED if _NOT_SUPPORTED in reason else "not_proven")
 
 
 def _not_accepted(exc: Exception) -> PeerError:
@@ -132,19 +180,12 @@ def claimed_id(leaf: x509.Certificate) -> str:
 
 def check_key(certificate: x509.Certificate) -> None:
     """Refuse weak keys, kinds that TLS does not sign with, and such that only cost us time."""
-    key = certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey):
-        if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-            expected = f"{MIN_RSA_BITS} to {MAX_RSA_BITS}"
-            raise PeerError(f"RSA key of {key.key_size} bits, expected {expected}")
-        # A long exponent makes each verification a hundred times as expensive, for us.
-        if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
-            raise PeerError(f"RSA key with an exponent of over {MAX_RSA_EXPONENT_BITS} bits")
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
-            raise PeerError(f"key on curve {key.curve.name}, expected P-256, P-384 or P-521")
-    elif not isinstance(key, ed25519.Ed25519PublicKey):
-        raise PeerError(f"key of type {type(key).__name__}, expected ECDSA, RSA or Ed25519")
+    try:
+        check_public_key(certificate.public_key())
+    except UnsupportedKeyError as exc:
+        raise PeerError(str(exc), result=_UNSUPPORTED) from exc
+    except ValueError as exc:
+        raise PeerError(str(exc)[:300]) from exc
 
 
 def _check_validity(leaf: x509.Certificate, now: datetime) -> None:
@@ -157,77 +198,68 @@ def _check_validity(leaf: x509.Certificate, now: datetime) -> None:
         raise PeerError(text, result="not_valid_now")
 
 
+def _check_usage(leaf: x509.Certificate) -> None:
+    """Refuse what is not made for both ends of TLS, or not for a leaf (X509-SVID 4)."""
+    constraints = extension_of(leaf, x509.BasicConstraints)
+    if constraints is not None and constraints.ca:  # X509-SVID 4.1 (Basic Constraints)
+        raise PeerError("cA is true on a leaf")
+    try:
+        usage = leaf.extensions.get_extension_for_class(KeyUsage)
+    except x509.ExtensionNotFound:
+        raise PeerError("no keyUsage, expected digitalSignature", result=_UNSUPPORTED) from None
+    if not usage.value.digital_signature:  # X509-SVID 4.3 (Key Usage)
+        raise PeerError("keyUsage lacks digitalSignature", result=_UNSUPPORTED)
+    if usage.value.key_cert_sign or usage.value.crl_sign:
+        text = "keyUsage of a leaf has keyCertSign or cRLSign"
+        raise PeerError(text, result=_UNSUPPORTED)
+    if not usage.critical:
+        raise PeerError("keyUsage is not critical", result=_UNSUPPORTED)
+    extended = extension_of(leaf, ExtendedKeyUsage)
+    needed = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+    if extended is not None and not needed <= set(extended):  # X509-SVID 4.4 (EKU)
+        text = "extendedKeyUsage lacks clientAuth or serverAuth"
+        raise PeerError(text, result=_UNSUPPORTED)
+
+
+_OWN_WORDS = {
+    "signature does not match": "none of its authorities signed it",
+    "unsupported name constraint": f"URI name constraints in its chain, {_NOT_SUPPORTED}",
+    "fatal error: critical nameConstraints extension contains an unsupported directoryName "
+    "constraint": f"critical directoryName constraints in its chain, {_NOT_SUPPORTED}",
+    "fatal error: Exceeded maximum signature check limit": (
+        "too many certificates of one name in its chain or its trust bundle"
+    ),
+    "invalid extension: 2.5.29.15: Certificate is missing required extension": (
+        "signing certificate without keyUsage"
+    ),
+}
+
+
 def _reason(exc: Exception) -> str:
     """Give the verifier's reason without its search log ("candidates exhausted: ...")."""
     text = str(exc).removeprefix("validation failed: ").partition(" (encountered processing")[0]
     text = text.removeprefix("Python extension validator failed: ValueError: ")
     if text.endswith("no interior errors"):
         return "none of its authorities signed it"
-    return text.removeprefix("candidates exhausted: ")[:300] or type(exc).__name__
+    text = text.removeprefix("candidates exhausted: ")
+    if text.startswith("Forbidden public key algorithm") and "Ed25519" in text:
+        return f"Ed25519 keys in signing certificates, {_NOT_SUPPORTED}: expected ECDSA or RSA"
+    if text.endswith("unaccounted-for critical extensions"):
+        return f"critical extensions {_NOT_SUPPORTED}: {text.split(': ')[1]}"
+    return _OWN_WORDS.get(text, text[:300]) or type(exc).__name__
 
 
-# The callbacks below raise ValueError, which the verifier turns into a VerificationError.
+def _signing_key_usage(_policy: Policy, certificate: x509.Certificate, _usage: KeyUsage) -> None:
+    """Look at all of a signing certificate; ValueError becomes a VerificationError."""
+    check_signer(certificate)
 
 
-def _leaf_basic_constraints(
-    _policy: Policy, _leaf: x509.Certificate, extension: x509.BasicConstraints | None
-) -> None:
-    if extension is not None and extension.ca:  # X509-SVID 4.1 (Basic Constraints)
-        raise ValueError("cA is true on a leaf")
-
-
-def _leaf_key_usage(_policy: Policy, _leaf: x509.Certificate, extension: KeyUsage) -> None:
-    if not extension.digital_signature:  # X509-SVID 4.3 (Key Usage)
-        raise ValueError("keyUsage lacks digitalSignature")
-    if extension.key_cert_sign or extension.crl_sign:
-        raise ValueError("keyUsage of a leaf has keyCertSign or cRLSign")
-
-
-def _leaf_extended_key_usage(
-    _policy: Policy, _leaf: x509.Certificate, extension: ExtendedKeyUsage | None
-) -> None:
-    needed = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
-    if extension is not None and not needed <= set(extension):  # X509-SVID 4.4 (EKU)
-        raise ValueError("extendedKeyUsage lacks clientAuth or serverAuth")
-
-
-def _signing_basic_constraints(
-    _policy: Policy, _certificate: x509.Certificate, extension: x509.BasicConstraints
-) -> None:
-    if not extension.ca:
-        raise ValueError("signing certificate without cA")
-
-
-def _signing_key_usage(
-    _policy: Policy, _certificate: x509.Certificate, extension: KeyUsage
-) -> None:
-    if not extension.key_cert_sign:
-        raise ValueError("signing certificate without keyCertSign")
-
-
-def _signing_name(
-    _policy: Policy, _certificate: x509.Certificate, extension: SubjectAlternativeName | None
-) -> None:
-    """A signing certificate need not have an ID, but if so one without a path (X509-SVID 3.2)."""
-    if extension is None:
-        return
-    for uri in extension.get_values_for_type(x509.UniformResourceIdentifier):
-        # Whatever the case of the scheme: what is not spelled as we spell it must not pass unseen.
-        scheme, rest = uri[: len(SCHEME)], uri[len(SCHEME) :]
-        if scheme.lower() == SCHEME and SpiffeId.parse(SCHEME + rest.removesuffix("/")).path:
-            raise ValueError("the SPIFFE ID of a signing certificate has a path")
-
-
-_LEAF_POLICY = (
-    ExtensionPolicy.permit_all()
-    .require_present(SubjectAlternativeName, Criticality.AGNOSTIC, None)
-    .may_be_present(x509.BasicConstraints, Criticality.AGNOSTIC, _leaf_basic_constraints)
-    .require_present(KeyUsage, Criticality.CRITICAL, _leaf_key_usage)
-    .may_be_present(ExtendedKeyUsage, Criticality.AGNOSTIC, _leaf_extended_key_usage)
+# What a leaf must be was looked at by `check`; here nothing critical may be left that it was not.
+_LEAF_POLICY = ExtensionPolicy.permit_all().require_present(
+    SubjectAlternativeName, Criticality.AGNOSTIC, None
 )
 _SIGNING_POLICY = (
     ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _signing_basic_constraints)
+    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
     .require_present(KeyUsage, Criticality.AGNOSTIC, _signing_key_usage)
-    .may_be_present(SubjectAlternativeName, Criticality.AGNOSTIC, _signing_name)
 )

@@ -34,6 +34,7 @@ class ReasonName(enum.StrEnum):
     JWT_SVID_EXPIRED = "jwt_svid_expired"
     AGENT_LOST = "agent_lost"
     UPDATE_DISCARDED = "update_discarded"
+    UPDATE_INCOMPLETE = "update_incomplete"
     RENEWAL_OVERDUE = "renewal_overdue"
     JWT_SVID_FAILED = "jwt_svid_failed"
     BAD_POLICY = "bad_policy"
@@ -110,6 +111,8 @@ def _of_identity(status: Status) -> Iterator[Reason]:
         yield _reason(ReasonName.STARTING, "the port is not open yet")
     if agent.connected and agent.reason:
         yield _reason(ReasonName.UPDATE_DISCARDED, "the last update was not used", agent.reason)
+    for note in agent.notes:
+        yield _reason(ReasonName.UPDATE_INCOMPLETE, "a part of the update is not used", note)
     if identity and agent.state != IdentityState.EXPIRED:
         life = identity.not_after - identity.not_before
         if status.at > identity.not_before + _OVERDUE_SHARE * life:

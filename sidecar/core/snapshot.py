@@ -111,6 +111,7 @@ def _agent(process: Process, ledger: Ledger, moment: Moment) -> AgentStatus:
         reason=standing.reason,
         rotations=ledger.updates.good,
         updates_discarded=ledger.updates.bad,
+        notes=ledger.update_notes,
     )
 
 

@@ -47,6 +47,7 @@ class AgentStatus(Part, frozen=True):
     reason: str = ""
     rotations: int = 0
     updates_discarded: int = 0
+    notes: tuple[str, ...] = ()  # what of the last good update is not used, and why
 
 
 class FilesStatus(Part, frozen=True):

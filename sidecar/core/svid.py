@@ -14,6 +14,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
@@ -65,9 +66,54 @@ def serial_text(certificate: x509.Certificate) -> str:
     return text.zfill(len(text) + len(text) % 2)
 
 
+def certificate_text(certificate: x509.Certificate) -> str:
+    """Return by what a person finds a certificate that may be odd: its name and serial number."""
+    try:
+        name = certificate.subject.rfc4514_string()[:80]
+    except Exception:  # a name is read when it is asked for
+        name = "unreadable name"
+    return f"{name or 'no name'}, serial {serial_text(certificate)[:40]}"
+
+
 def certificates(der: bytes) -> Chain:
     """Read concatenated DER certificates (Workload API 5.2.1, FetchX509SVID)."""
-    return tuple(x509.load_der_x509_certificate(one) for one in _split_der(der))
+    read, unreadable = authorities(der)
+    if unreadable:
+        raise ValueError(unreadable[0])
+    return read
+
+
+def authorities(der: bytes) -> tuple[Chain, list[str]]:
+    """Read what can be read of concatenated DER certificates; return that, and what could not be.
+
+    What is no sequence of certificates at all is `ValueError`: then nothing of it is known.
+    """
+    read, unreadable = [], []
+    parts = _split_der(der)
+    for number, part in enumerate(parts, 1):
+        try:
+            certificate = x509.load_der_x509_certificate(part)
+            # A name is read when it is asked for; OpenSSL does not take what has none.
+            certificate.subject, certificate.issuer  # noqa: B018
+        except Exception as exc:  # the parsers raise more than ValueError
+            which = f"certificate {number} of {len(parts)} (SHA-256 {_digest(part)})"
+            unreadable.append(f"{which}: {type(exc).__name__}: {exc}"[:300])
+        else:
+            read.append(certificate)
+    return tuple(read), unreadable
+
+
+def _digest(der: bytes) -> str:
+    digest = Hash(SHA256())
+    digest.update(der)
+    return digest.finalize()[:8].hex()
+
+
+def same_bundles(one: Bundles, other: Bundles) -> bool:
+    """Tell whether both trust the same authorities, in whatever order they are listed."""
+    return one.keys() == other.keys() and all(
+        set(one[key].authorities) == set(other[key].authorities) for key in one
+    )
 
 
 def private_key(pkcs8: bytes, leaf: x509.Certificate) -> PrivateKey:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from sidecar.core.spiffe_id import TrustDomain
 from sidecar.core.svid import TrustBundle
-from tests.ca import BOTH_USAGES, Authority, Issued, key_usage
+from tests.ca import BOTH_USAGES, Authority, Issued, Key, hash_for, key_usage
 
 SIGNS = key_usage(digital_signature=False, key_cert_sign=True, crl_sign=True)
 SAN = x509.SubjectAlternativeName.oid
@@ -32,14 +32,17 @@ class OddAuthority(Authority):
         basic_constraints_critical: bool = True,
         usage: x509.KeyUsage | None = SIGNS,
         key_id: bool = True,
+        not_before: timedelta = timedelta(days=-2),
         not_after: timedelta = timedelta(days=1),
+        key: Key | None = None,
         uris: Sequence[str] = (),
         extended_key_usage: Sequence[x509.ObjectIdentifier] = (),
         name_constraints: x509.NameConstraints | None = None,
         name_constraints_critical: bool = True,
+        more: Sequence[tuple[x509.ExtensionType, bool]] = (),
     ) -> None:
         self.trust_domain = TrustDomain.parse(trust_domain)
-        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
         signer = parent or self
         extensions: list[tuple[x509.ExtensionType, bool]] = []
         if ca is not None:
@@ -48,8 +51,8 @@ class OddAuthority(Authority):
         if usage is not None:
             extensions.append((usage, True))
         if key_id:
-            key = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
-            extensions.append((key, False))
+            identifier = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
+            extensions.append((identifier, False))
         if uris:
             names = [x509.UniformResourceIdentifier(uri) for uri in uris]
             extensions.append((x509.SubjectAlternativeName(names), False))
@@ -57,6 +60,7 @@ class OddAuthority(Authority):
             extensions.append((x509.ExtendedKeyUsage(extended_key_usage), False))
         if name_constraints is not None:
             extensions.append((name_constraints, name_constraints_critical))
+        extensions += more
         now = datetime.now(UTC)
         subject = organization(name)
         builder = (
@@ -65,12 +69,12 @@ class OddAuthority(Authority):
             .issuer_name(parent.certificate.subject if parent else subject)
             .public_key(self.key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=2))
+            .not_valid_before(now + not_before)
             .not_valid_after(now + not_after)
         )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
-        self.certificate = builder.sign(signer.key, SHA256())
+        self.certificate = builder.sign(signer.key, hash_for(signer.key))
 
 
 def chain_of(root: Authority, count: int) -> list[OddAuthority]:

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -34,7 +34,7 @@ from sidecar.adapters.tls import (
     handshake,
     server_identity,
 )
-from sidecar.core.errors import HostError
+from sidecar.core.errors import HostError, PeerError
 from sidecar.core.svid import TrustBundle, serial_text
 from tests.adapters.certificates import (
     OddAuthority,
@@ -50,6 +50,7 @@ from tests.ca import Authority, Issued, Key, key_usage, rsa_key
 from tests.client import client_context
 
 TRAEFIK = "/workload/traefik"
+UNKNOWN_EXTENSION = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
 OURS = "spiffe://example.org/workload/traefik"
 CLIENT_ONLY = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 SERVER_ONLY = (ExtendedKeyUsageOID.SERVER_AUTH,)
@@ -211,127 +212,150 @@ async def test_svid_is_admitted(
     assert await drained(pair.ours, 5) == b"hello"
 
 
+# RFC 8446 6.2 (Error Alerts), as the standard library names them.
+BAD = "BAD_CERTIFICATE"
+UNSUPPORTED = "UNSUPPORTED_CERTIFICATE"
+UNKNOWN = "UNKNOWN_CA"
+
 BY_THE_RULES = "not proven by the trust bundle of example.org"
 
 REFUSED = [
     pytest.param(with_leaf(**LONG_AGO), "expired at", "CERTIFICATE_EXPIRED", id="expired"),
-    pytest.param(with_leaf(**NOT_YET), "not valid before", "", id="not yet valid"),
-    pytest.param(with_leaf(key_usage=None), BY_THE_RULES, "", id="no keyUsage"),
-    pytest.param(with_leaf(key_usage_critical=False), BY_THE_RULES, "", id="keyUsage not critical"),
+    pytest.param(
+        with_leaf(**NOT_YET), "not valid before", "CERTIFICATE_EXPIRED", id="not yet valid"
+    ),
+    pytest.param(with_leaf(key_usage=None), "no keyUsage", UNSUPPORTED, id="no keyUsage"),
+    pytest.param(
+        with_leaf(key_usage_critical=False),
+        "keyUsage is not critical",
+        UNSUPPORTED,
+        id="keyUsage not critical",
+    ),
     pytest.param(
         with_leaf(key_usage=key_usage(digital_signature=False, key_encipherment=True)),
-        "not made for TLS clients (keyUsage",
-        "",
+        "keyUsage lacks digitalSignature",
+        UNSUPPORTED,
         id="no digitalSignature",
     ),
-    pytest.param(with_leaf(key_usage=key_usage(crl_sign=True)), "cRLSign", "", id="cRLSign"),
     pytest.param(
-        with_leaf(key_usage=key_usage(key_cert_sign=True)), "keyCertSign", "", id="keyCertSign"
+        with_leaf(key_usage=key_usage(crl_sign=True)), "cRLSign", UNSUPPORTED, id="cRLSign"
+    ),
+    pytest.param(
+        with_leaf(key_usage=key_usage(key_cert_sign=True)),
+        "keyCertSign",
+        UNSUPPORTED,
+        id="keyCertSign",
     ),
     pytest.param(
         with_leaf(
             basic_constraints=x509.BasicConstraints(True, None),
             key_usage=key_usage(key_cert_sign=True),
         ),
-        BY_THE_RULES,
-        "",
+        "cA is true",
+        BAD,
         id="an authority as leaf",
     ),
     pytest.param(
         with_leaf(basic_constraints=x509.BasicConstraints(True, None)),
         "cA is true",
-        "",
+        BAD,
         id="cA on a leaf",
     ),
     pytest.param(
-        with_leaf(extended_key_usage=SERVER_ONLY), "extendedKeyUsage", "", id="serverAuth only"
+        with_leaf(extended_key_usage=SERVER_ONLY),
+        "extendedKeyUsage",
+        UNSUPPORTED,
+        id="serverAuth only",
     ),
     pytest.param(
-        with_leaf(extended_key_usage=CLIENT_ONLY), "extendedKeyUsage", "", id="clientAuth only"
+        with_leaf(extended_key_usage=CLIENT_ONLY),
+        "extendedKeyUsage",
+        UNSUPPORTED,
+        id="clientAuth only",
     ),
-    pytest.param(with_leaf(uris=(OURS, OURS)), "2 URI names", "", id="two URI names, the same"),
+    pytest.param(with_leaf(uris=(OURS, OURS)), "2 URI names", BAD, id="two URI names, the same"),
     pytest.param(
-        with_leaf(uris=(OURS, "https://example.org/")), "2 URI names", "", id="two URI names"
+        with_leaf(uris=(OURS, "https://example.org/")), "2 URI names", BAD, id="two URI names"
     ),
-    pytest.param(with_leaf(uris=(), dns=("example.org",)), "0 URI names", "", id="no URI name"),
-    pytest.param(with_leaf(uris=()), "0 URI names", "", id="no subjectAlternativeName"),
+    pytest.param(with_leaf(uris=(), dns=("example.org",)), "0 URI names", BAD, id="no URI name"),
+    pytest.param(with_leaf(uris=()), "0 URI names", BAD, id="no subjectAlternativeName"),
     pytest.param(
         with_leaf(uris=("https://example.org/workload/traefik",)),
         "does not start with spiffe://",
-        "",
+        BAD,
         id="URI of another scheme",
     ),
     pytest.param(
         with_leaf(uris=("SPIFFE://example.org/workload/traefik",)),
         "does not start with spiffe://",
-        "",
+        BAD,
         id="scheme in upper case",
     ),
-    pytest.param(with_leaf(uris=(OURS + "\n",)), "not a SPIFFE ID", "", id="newline after the ID"),
+    pytest.param(with_leaf(uris=(OURS + "\n",)), "not a SPIFFE ID", BAD, id="newline after the ID"),
     pytest.param(
         with_leaf(uris=("spiffe://example.org\n/workload/traefik",)),
         "not a SPIFFE ID",
-        "",
+        BAD,
         id="newline after the trust domain",
     ),
     pytest.param(
         with_leaf(uris=("spiffe://Example.org/workload/traefik",)),
         "not a SPIFFE ID",
-        "",
+        BAD,
         id="trust domain in upper case",
     ),
     pytest.param(
-        with_leaf(uris=("spiffe://example.org",)), "names a trust domain", "", id="no path"
+        with_leaf(uris=("spiffe://example.org",)), "names a trust domain", BAD, id="no path"
     ),
-    pytest.param(with_leaf(uris=(OURS + "/",)), "trailing slash", "", id="trailing slash"),
+    pytest.param(with_leaf(uris=(OURS + "/",)), "trailing slash", BAD, id="trailing slash"),
     pytest.param(
         with_leaf(uris=("spiffe://example.org/workload/../traefik",)),
         "relative path",
-        "",
+        BAD,
         id="relative path",
     ),
     pytest.param(
         with_leaf(uris=("spiffe://example.org/workload%2Ftraefik",)),
         "not a SPIFFE ID",
-        "",
+        BAD,
         id="percent-encoding",
     ),
     pytest.param(
         with_leaf(uris=("spiffe://user@example.org/workload/traefik",)),
         "not a SPIFFE ID",
-        "",
+        BAD,
         id="user in the trust domain",
     ),
     pytest.param(
         with_leaf(uris=("spiffe://example.org:443/workload/traefik",)),
         "not a SPIFFE ID",
-        "",
+        BAD,
         id="port in the trust domain",
     ),
     pytest.param(
-        with_leaf(uris=("spiffe://example.org/" + "a" * 2048,)), "2048 bytes", "", id="too long"
+        with_leaf(uris=("spiffe://example.org/" + "a" * 2048,)), "2048 bytes", BAD, id="too long"
     ),
     pytest.param(
         with_leaf(uris=("spiffe://nowhere.org/workload/traefik",)),
         "no trust bundle for trust domain nowhere.org",
-        "",
+        UNKNOWN,
         id="a trust domain that we do not know, signed by one that we know",
     ),
     pytest.param(
         with_leaf(uris=("spiffe://example.org.other.org/workload/traefik",)),
         "no trust bundle",
-        "",
+        UNKNOWN,
         id="a trust domain that begins like ours",
     ),
-    pytest.param(with_leaf(key=rsa_key(1024)), "RSA key of 1024 bits", "", id="RSA of 1024 bits"),
+    pytest.param(with_leaf(key=rsa_key(1024)), "RSA key of 1024 bits", BAD, id="RSA of 1024 bits"),
     pytest.param(
         with_leaf(unknown_critical_extension=True),
-        "a critical extension that nobody here knows",
-        "",
+        "critical extensions which are not supported: 1.3.6.1.4.1.99999.1",
+        UNSUPPORTED,
         id="unknown critical extension",
     ),
-    pytest.param(below(9), BY_THE_RULES, "", id="nine intermediates"),
-    pytest.param(below(12), BY_THE_RULES, "", id="twelve intermediates"),
+    pytest.param(below(9), BY_THE_RULES, UNKNOWN, id="nine intermediates"),
+    pytest.param(below(12), BY_THE_RULES, UNKNOWN, id="twelve intermediates"),
 ]
 
 
@@ -357,11 +381,72 @@ def _uris(leaf: x509.Certificate) -> list[str]:
     return names.value.get_values_for_type(x509.UniformResourceIdentifier)
 
 
-def _assert_alert(refused: Refused, version: str, alert: str = "") -> None:
+def _assert_alert(refused: Refused, version: str, alert: str = UNKNOWN) -> None:
     """Under TLS 1.3 a refused peer sees its own handshake succeed, and the alert when it reads."""
     assert "ALERT" in refused.alert, f"no alert: {refused}"
-    assert alert in refused.alert
+    assert refused.alert.endswith(f"ALERT_{alert}")
     assert refused.seen_at == ("read" if version == "1.3" else "handshake")
+
+
+# RFC 5280 6.1.1 (d): a trust anchor is a name and a key.
+ANCHORS_ACCEPTED = [
+    pytest.param({"usage": None}, id="no keyUsage, as `openssl req -x509` makes it"),
+    pytest.param({"more": [(UNKNOWN_EXTENSION, True)]}, id="unknown critical extension"),
+    pytest.param(
+        {"more": [(x509.PolicyConstraints(0, None), True)]}, id="critical policyConstraints"
+    ),
+]
+
+
+@pytest.mark.parametrize("version", ["1.3", "1.2"])
+@pytest.mark.parametrize("federated", [False, True])
+@pytest.mark.parametrize("changes", ANCHORS_ACCEPTED)
+@within(30)
+async def test_anchor_needs_no_more_than_name_and_key(
+    pki: Pki, changes: dict[str, object], federated: bool, version: str
+) -> None:
+    trust_domain = "third.org" if federated else "example.org"
+    root = OddAuthority(trust_domain, "corp", **changes)  # type: ignore[arg-type]
+    signer = OddAuthority(trust_domain, "below", parent=root)
+    identity = pki.identity(root, version=version)
+    for chain in ((), (root,)):
+        issued = signer.sign(root.leaf(TRAEFIK), signer, *chain)
+        pair = await pki.admit(identity, issued, version)
+        assert str(pair.ours.peer) == f"spiffe://{trust_domain}{TRAEFIK}"
+        pair.ours.prove_again(pki.identity(root), datetime.now(UTC))
+    # What is not an anchor keeps all of the rules.
+    odd = OddAuthority(parent=pki.root, name="odd", **changes)  # type: ignore[arg-type]
+    await pki.refuse(pki.identity(), odd.sign(odd.leaf(TRAEFIK), odd))
+
+
+def _identity_of(authority: Authority) -> ServerIdentity:
+    return server_identity(authority.svid(), {authority.trust_domain: authority.bundle}, "1.3")
+
+
+@within(30)
+async def test_what_the_handshake_did_not_look_at_is_not_looked_at_later(pki: Pki) -> None:
+    signer = pki.root.intermediate()
+    issued = signer.sign(signer.leaf(TRAEFIK), signer)
+    weak = pki.foreign.sign(replace(pki.foreign.leaf(), key=rsa_key(1024)))
+    issued = Issued((*issued.chain, *weak.chain), issued.key)
+    pair = await pki.admit(pki.identity(), issued)
+    pair.ours.prove_again(pki.identity(), datetime.now(UTC))
+    with pytest.raises(PeerError, match="not proven"):
+        pair.ours.prove_again(_identity_of(Authority("example.org")), datetime.now(UTC))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@within(30)
+async def test_authorities_of_one_name_without_key_ids_are_all_tried(pki: Pki, order: int) -> None:
+    roots = [OddAuthority(name="same", key_id=False) for _ in range(8)]
+    identity = pki.identity(*roots[::order])
+    for root in roots:
+        leaf = replace(root.leaf(TRAEFIK), authority_key_id=False)
+        assert str((await pki.admit(identity, root.sign(leaf))).ours.peer) == OURS
+    impostor = OddAuthority(name="same", key_id=False)
+    leaf = replace(impostor.leaf(TRAEFIK), authority_key_id=False)
+    refused = await pki.refuse(identity, impostor.sign(leaf))
+    assert refused.reason == f"{BY_THE_RULES}: none of its authorities signed it"
 
 
 AUTHORITIES_ACCEPTED = [
@@ -373,7 +458,6 @@ AUTHORITIES_ACCEPTED = [
     pytest.param({"uris": ("spiffe://example.org/",)}, id="ID of the trust domain, with slash"),
 ]
 AUTHORITIES_REFUSED = [
-    pytest.param({"usage": None}, id="no keyUsage"),
     pytest.param({"usage": key_usage(crl_sign=True)}, id="no keyCertSign"),
     pytest.param({"ca": None}, id="no basicConstraints"),
     pytest.param({"ca": False}, id="cA false"),
@@ -421,7 +505,8 @@ async def test_authority_may_not_sign(pki: Pki, changes: dict[str, object], plac
     refused = await pki.refuse(identity, issued)
     assert BY_THE_RULES in refused.reason
     assert refused.claimed == repr(OURS)
-    _assert_alert(refused, "1.3")
+    is_gap = "name_constraints" in changes and place == "as intermediate"
+    _assert_alert(refused, "1.3", UNSUPPORTED if is_gap else UNKNOWN)
 
 
 @within(30)
@@ -449,11 +534,10 @@ async def test_name_constraints_are_respected(pki: Pki, violator: str, critical:
 
 
 @within(30)
-async def test_objection_of_openssl_alone_counts(pki: Pki) -> None:
-    # X509-SVID leaves the extendedKeyUsage of authorities open; OpenSSL does not.
+async def test_authority_for_one_end_of_tls_signs_for_neither(pki: Pki) -> None:
     root = OddAuthority(extended_key_usage=SERVER_ONLY)
     refused = await pki.refuse(pki.identity(root), root.sign(root.leaf(TRAEFIK)))
-    assert "not made for TLS clients" in refused.reason
+    assert "extendedKeyUsage of a signing certificate lacks clientAuth" in refused.reason
     assert refused.claimed == repr(OURS)
     _assert_alert(refused, "1.3")
 
@@ -541,7 +625,7 @@ async def test_unknown_authority_is_refused(pki: Pki, version: str) -> None:
 @within(30)
 async def test_leaf_without_its_intermediate_is_refused(pki: Pki) -> None:
     refused = await pki.refuse(pki.identity(), pki.root.intermediate().sign(pki.root.leaf(TRAEFIK)))
-    assert "the issuer is not in any trust bundle" in refused.reason
+    assert refused.reason == f"{BY_THE_RULES}: none of its authorities signed it"
     _assert_alert(refused, "1.3", "UNKNOWN_CA")
 
 
@@ -553,7 +637,7 @@ async def test_more_certificates_than_anybody_needs_are_refused(pki: Pki) -> Non
     )
     assert refused.reason == "excessive message size"
     assert refused.claimed == "none"
-    _assert_alert(refused, "1.3")
+    _assert_alert(refused, "1.3", "ILLEGAL_PARAMETER")
 
 
 @within(30)
@@ -563,7 +647,7 @@ async def test_leaf_that_is_itself_in_the_bundle_is_refused(pki: Pki) -> None:
     identity = server_identity(pki.root.svid(), {bundle.trust_domain: bundle}, "1.3")
     refused = await pki.refuse(identity, issued)
     assert "itself an authority" in refused.reason
-    _assert_alert(refused, "1.3")
+    _assert_alert(refused, "1.3", BAD)
 
 
 @within(30)
@@ -571,7 +655,7 @@ async def test_authority_cannot_be_a_peer(pki: Pki) -> None:
     root = OddAuthority(uris=("spiffe://example.org",))
     refused = await pki.refuse(pki.identity(root), Issued((root.certificate,), root.key))
     assert "names a trust domain" in refused.reason
-    _assert_alert(refused, "1.3")
+    _assert_alert(refused, "1.3", BAD)
 
 
 @within(30)
@@ -600,7 +684,8 @@ async def test_peer_without_certificate_is_refused(pki: Pki, version: str) -> No
     refused = await pki.refuse(pki.identity(version=version), None, version)
     assert refused.reason == "no certificate presented"
     assert refused.claimed == "none"
-    _assert_alert(refused, version)
+    alert = {"1.3": "CERTIFICATE_REQUIRED", "1.2": "HANDSHAKE_FAILURE"}[version]
+    _assert_alert(refused, version, alert)
 
 
 # What comes instead of a ClientHello.

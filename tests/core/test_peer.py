@@ -20,6 +20,7 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
@@ -397,8 +398,11 @@ class Ca:
     key_usage_critical: bool = True
     uris: tuple[str, ...] = ()
     name_constraints: x509.NameConstraints | None = None
+    name_constraints_critical: bool = True
     subject_key_id: bool = True
     unknown_critical_extension: bool = False
+    policy_constraints: bool = False
+    extended_key_usage: tuple[x509.ObjectIdentifier, ...] = ()
     not_before: timedelta = timedelta(hours=-1)
     not_after: timedelta = timedelta(hours=1)
     key: ec.EllipticCurvePrivateKey = field(
@@ -424,8 +428,10 @@ class Ca:
             (self.basic_constraints, self.basic_constraints_critical),
             (self.key_usage, self.key_usage_critical),
             (x509.SubjectAlternativeName(uris) if uris else None, False),
-            (self.name_constraints, True),
+            (self.name_constraints, self.name_constraints_critical),
             (unknown if self.unknown_critical_extension else None, True),
+            (x509.PolicyConstraints(0, None) if self.policy_constraints else None, True),
+            (x509.ExtendedKeyUsage(usages) if (usages := self.extended_key_usage) else None, False),
             (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), False),
         ]
         if self.subject_key_id:
@@ -448,6 +454,10 @@ def uri_constraints(
 
 GOOD_SIGNING = [
     pytest.param({}, id="a good one"),
+    pytest.param({"extended_key_usage": BOTH_USAGES}, id="for both ends of TLS"),
+    pytest.param(
+        {"extended_key_usage": (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)}, id="for any use"
+    ),
     pytest.param({"subject_key_id": False}, id="no subject key ID"),
     pytest.param({"basic_constraints_critical": False}, id="basicConstraints not critical"),
     pytest.param({"uris": ("spiffe://example.org",)}, id="with the trust domain's ID"),
@@ -463,9 +473,9 @@ GOOD_SIGNING = [
 BAD_SIGNING = [
     pytest.param({"basic_constraints": None}, id="no basicConstraints"),
     pytest.param({"basic_constraints": x509.BasicConstraints(False, None)}, id="cA false"),
-    pytest.param({"key_usage": None}, id="no keyUsage"),
     pytest.param({"key_usage": key_usage()}, id="no keyCertSign"),
     pytest.param({"key_usage": key_usage(crl_sign=True)}, id="cRLSign only"),
+    pytest.param({"extended_key_usage": (SERVER_AUTH,)}, id="for one end of TLS only"),
     pytest.param({"uris": (PREFIX + "spire/server",)}, id="an ID with a path"),
     pytest.param({"uris": ("spiffe://other.org/ca",)}, id="a foreign ID with a path"),
     pytest.param(
@@ -475,7 +485,6 @@ BAD_SIGNING = [
     pytest.param({"uris": ("SPIFFE://example.org/ca",)}, id="a path behind an upper case scheme"),
     pytest.param({"not_after": timedelta(seconds=-5)}, id="expired"),
     pytest.param({"not_before": timedelta(minutes=1)}, id="of the future"),
-    pytest.param({"unknown_critical_extension": True}, id="unknown critical extension"),
     pytest.param({"name_constraints": uri_constraints("example.org")}, id="URI permitted: gap"),
     pytest.param({"name_constraints": uri_constraints(None, "other.org")}, id="URI excluded: gap"),
     pytest.param(
@@ -484,7 +493,15 @@ BAD_SIGNING = [
 ]
 
 
-@pytest.mark.parametrize("changes", GOOD_SIGNING)
+# RFC 5280 6.1.1 (d): a trust anchor is a name and a key. Of intermediates all of it is demanded.
+ODD_ANCHORS = [
+    pytest.param({"key_usage": None}, id="no keyUsage, as `openssl req -x509` makes it"),
+    pytest.param({"unknown_critical_extension": True}, id="unknown critical extension"),
+    pytest.param({"policy_constraints": True}, id="critical policyConstraints"),
+]
+
+
+@pytest.mark.parametrize("changes", GOOD_SIGNING + ODD_ANCHORS)
 def test_root_that_keeps_the_rules_signs(changes: dict[str, Any]) -> None:
     root = Ca(**changes).authority()
     assert verified(root.svid().chain, root.bundle) == OURS
@@ -505,7 +522,7 @@ def test_root_that_breaks_one_rule_signs_nothing(changes: dict[str, Any]) -> Non
     refusal(root.svid().chain, root.bundle)
 
 
-@pytest.mark.parametrize("changes", BAD_SIGNING)
+@pytest.mark.parametrize("changes", BAD_SIGNING + ODD_ANCHORS)
 def test_intermediate_that_breaks_one_rule_signs_nothing(
     authority: Authority, changes: dict[str, Any]
 ) -> None:
@@ -518,6 +535,124 @@ def test_name_constraints_are_kept_for_the_kinds_that_are_known() -> None:
     root = Ca(name_constraints=names).authority()
     assert verified(root.svid(dns=("a.example.org",)).chain, root.bundle) == OURS
     refusal(root.svid(dns=("example.com",)).chain, root.bundle)
+
+
+DIRECTORIES = [
+    pytest.param([["SPIRE"]], None, True, id="permitted"),
+    pytest.param([["spire"]], None, True, id="permitted in another case"),
+    pytest.param([["OTHER"], ["SPIRE"]], None, True, id="one of two permitted"),
+    pytest.param([["SPIRE", "x"]], None, False, id="deeper than the name"),
+    pytest.param([["OTHER"]], None, False, id="others permitted"),
+    pytest.param(None, [["OTHER"]], True, id="others excluded"),
+    pytest.param(None, [["SPIRE"]], False, id="excluded"),
+    pytest.param(None, [["  sPiRe "]], False, id="excluded in another spelling"),
+    pytest.param([["SPIRE"]], [["SPIRE"]], False, id="excluded and permitted"),
+]
+
+
+@pytest.mark.parametrize("place", ["root", "critical root", "intermediate"])
+@pytest.mark.parametrize(("permitted", "excluded", "accepted"), DIRECTORIES)
+def test_directory_names_are_constrained(
+    authority: Authority,
+    permitted: list[list[str]] | None,
+    excluded: list[list[str]] | None,
+    accepted: bool,
+    place: str,
+) -> None:
+    names = x509.NameConstraints(_directories(permitted), _directories(excluded))
+    odd = Ca(name_constraints=names, name_constraints_critical="critical" in place)
+    if place == "intermediate":
+        middle = odd.authority(issuer=authority)
+        chain, bundle = middle.sign(middle.leaf(), middle).chain, authority.bundle
+    else:
+        root = odd.authority()
+        chain, bundle = root.svid().chain, root.bundle
+    if accepted:
+        assert verified(chain, bundle) == OURS
+    else:
+        assert "a name that an authority above it" in refusal(chain, bundle)
+
+
+def _directories(names: list[list[str]] | None) -> list[x509.GeneralName] | None:
+    if names is None:
+        return None
+    return [
+        x509.DirectoryName(
+            x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, part) for part in name])
+        )
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["as given", "turned round"])
+def test_authorities_of_one_name_without_key_ids_are_all_tried(order: int) -> None:
+    namesakes = [Ca(subject_key_id=False).authority() for _ in range(9)]
+    bundle = TrustBundle(
+        TrustDomain("example.org"), tuple(one.certificate for one in namesakes[::order])
+    )
+    for one in namesakes:
+        assert verified(one.svid(authority_key_id=False).chain, bundle) == OURS
+    impostor = Ca(subject_key_id=False).authority().svid(authority_key_id=False)
+    assert refusal(impostor.chain, bundle).endswith("none of its authorities signed it")
+
+
+def test_search_among_very_many_namesakes_is_bounded_and_says_so() -> None:
+    key = Ca().authority().certificate
+    many = TrustBundle(TrustDomain("example.org"), (key,) * 300)
+    impostor = Ca(subject_key_id=False).authority().svid(authority_key_id=False)
+    assert "too many certificates of one name" in refusal(impostor.chain, many)
+
+
+@pytest.mark.parametrize("place", ["root", "intermediate"])
+def test_ed25519_authority_is_named_as_what_is_not_supported(
+    authority: Authority, place: str
+) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    name, leaf_key = organization("ed"), ec.generate_private_key(ec.SECP256R1())
+    issuer = name if place == "root" else authority.certificate.subject
+    signer = odd_ca(issuer, name, key.public_key()).sign(
+        key if place == "root" else authority.key, None if place == "root" else SHA256()
+    )
+    ours = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(OURS)])
+    leaf = (
+        valid_now(builder_of(organization("SPIRE"), name, leaf_key.public_key()))
+        .add_extension(ours, critical=False)
+        .add_extension(key_usage(), critical=True)
+        .sign(key, None)
+    )
+    if place == "root":
+        reason = refusal([leaf], TrustBundle(authority.trust_domain, (signer,)))
+        assert "authority 1 (O=ed, serial " in reason
+        both = (signer, authority.certificate)
+        reason = refusal([leaf], TrustBundle(authority.trust_domain, both))
+        assert "authority 1 (O=ed, serial " in reason
+    else:
+        reason = refusal([leaf, signer], authority.bundle)
+    assert "Ed25519 key" in reason
+    assert "expected ECDSA or RSA" in reason
+
+
+def odd_ca(
+    issuer: x509.Name, name: x509.Name, key: CertificatePublicKeyTypes
+) -> x509.CertificateBuilder:
+    return (
+        valid_now(builder_of(name, issuer, key))
+        .add_extension(CA, critical=True)
+        .add_extension(SIGNS, critical=True)
+    )
+
+
+def valid_now(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return replace_validity(builder, now - timedelta(hours=1), now + timedelta(hours=1))
+
+
+def test_uri_name_constraints_are_named_as_what_is_not_supported(authority: Authority) -> None:
+    middle = Ca(name_constraints=uri_constraints("example.org")).authority(issuer=authority)
+    chain = middle.sign(authority.leaf(), middle).chain
+    assert "URI name constraints in its chain" in refusal(chain, authority.bundle)
+    root = Ca(name_constraints=uri_constraints("example.org")).authority()
+    assert "URI name constraints are not supported" in refusal(root.svid().chain, root.bundle)
 
 
 def test_path_length_is_kept(authority: Authority) -> None:
@@ -731,7 +866,7 @@ def organization(name: str) -> x509.Name:
 
 
 def builder_of(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+    subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()

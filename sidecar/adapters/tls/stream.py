@@ -9,8 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 
 from sidecar.adapters.tls.identity import ServerIdentity
-from sidecar.adapters.tls.judgement import without_anchor
-from sidecar.core.errors import PeerError
+from sidecar.adapters.tls.judgement import above, without_anchor
 from sidecar.core.spiffe_id import SpiffeId
 from sidecar.core.svid import serial_text
 
@@ -44,14 +43,9 @@ class TlsStream:
         For connections that are older than the bundles of the moment: an authority that has left
         its bundle speaks for nobody any more.
         """
-        try:
-            leaf = self._connection.get_peer_certificate(as_cryptography=True)
-            sent = self._connection.get_peer_cert_chain(as_cryptography=True) or []
-        except Exception as exc:
-            # What the handshake had no need to look at may be unreadable.
-            raise PeerError(f"certificate not accepted: {type(exc).__name__}: {exc}") from exc
+        leaf = self._connection.get_peer_certificate(as_cryptography=True)
         assert leaf is not None
-        chain = [leaf, *(one for one in sent if one != leaf)]
+        chain = above(leaf, self._connection.get_peer_cert_chain() or [])
         identity.verifier.verify(without_anchor(chain), now)
 
     def drain(self, buffer: memoryview) -> tuple[int, bool]:
