@@ -48,7 +48,7 @@ GRACES = (0, 2)
 HAIR = 0.05
 
 EXPIRED = "the peer's SVID has expired"
-NOT_PROVEN = "not proven by the trust bundle of example.org: signature does not match"
+NOT_PROVEN = "not proven by the trust bundle of example.org: none of its authorities signed it"
 UNUSABLE = "no valid identity of our own"
 _LENGTH = re.compile(rb"(?i)content-length: (\d+)")
 
