@@ -1,7 +1,7 @@
 """The pages of the admin listener: what the daemon says of itself at this moment.
 
 Part of the supervisor's layer: it looks at all that the stories share, and changes nothing. The
-backend is asked whenever somebody asks us, and otherwise left alone.
+backend is asked when readiness is; what only reports takes an answer of a few seconds ago.
 """
 
 from __future__ import annotations
@@ -12,23 +12,19 @@ from collections.abc import Callable
 import trio
 
 from sidecar import __version__
-from sidecar.adapters import backend
 from sidecar.adapters.admin import Page, Pages
+from sidecar.adapters.backend_health import FRESH_SECONDS
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.metrics import CONTENT_TYPE, metrics_page
 from sidecar.adapters.tls import CurrentIdentity
 from sidecar.core.checked import Checked
-from sidecar.core.config import Config
-from sidecar.core.errors import BackendError
 from sidecar.core.readiness import report, verdict
 from sidecar.core.snapshot import Moment, Process, snapshot
 from sidecar.core.status import Status, to_json
 from sidecar.hooks import Hooks
-from sidecar.http_mode import HttpMode
 from sidecar.server import Server
 
-# Shorter than what a visitor waits for its page: a backend that hangs is an answer, too.
-_PROBE_SECONDS = 1.0
+_REPORT_SECONDS = 5.0
 
 
 class AdminPages:
@@ -61,23 +57,20 @@ class AdminPages:
         return Page(b'{"alive":true}\n')
 
     async def _ready(self) -> Page:
-        of = verdict(await self._now())
+        of = verdict(await self._now(FRESH_SECONDS))
         return Page(to_json(of) + b"\n", status=200 if of.ready else 503)
 
     async def _status(self) -> Page:
-        return Page(to_json(report(await self._now())) + b"\n")
+        return Page(to_json(report(await self._now(_REPORT_SECONDS))) + b"\n")
 
     async def _metrics(self) -> Page:
-        status, ledger = await self._now(), self._current.ledger
+        status, ledger = await self._now(_REPORT_SECONDS), self._current.ledger
         body = await trio.to_thread.run_sync(metrics_page, status, ledger, abandon_on_cancel=True)
         return Page(body, CONTENT_TYPE)
 
-    async def _now(self) -> Status:
+    async def _now(self, max_age: float) -> Status:
         if self._server is not None and not self._current.ledger.draining:
-            reason: str | None = f"the backend does not answer within {_PROBE_SECONDS:g} s"
-            with trio.move_on_after(_PROBE_SECONDS):
-                reason = await _reason_against(self._server)
-            self._current.ledger.backend_checked(read_clocks().wall, reason)
+            await self._server.health.reason_against(max_age)
         current = self._current
         moment = Moment(
             clocks=read_clocks(),
@@ -88,16 +81,3 @@ class AdminPages:
             hook_results=self._hooks.results,
         )
         return snapshot(self._process(), current.ledger, moment)
-
-
-async def _reason_against(server: Server) -> str | None:
-    """Say why the backend cannot be used: by its health path, or by a connection alone."""
-    if isinstance(server.mode, HttpMode):
-        return await server.mode.health.reason_against()
-    config: Config = server.in_force.config
-    try:
-        sock = await backend.connect(config.backend.address, _PROBE_SECONDS)
-    except BackendError as exc:
-        return exc.message
-    sock.close()
-    return None

@@ -15,6 +15,9 @@ from pathlib import Path
 import structlog
 import trio
 
+from sidecar.adapters import backend
+from sidecar.adapters.backend_health import Ask, BackendHealth, HealthPath
+from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifelines
 from sidecar.adapters.listener import Slots, accept_forever, bind, listen
@@ -22,10 +25,10 @@ from sidecar.adapters.relay import Relay
 from sidecar.adapters.service_manager import Notifier, inherited
 from sidecar.adapters.tls import CurrentIdentity
 from sidecar.connection import Mode, Service, serve
-from sidecar.core.address import Inherited
+from sidecar.core.address import Address, Inherited
 from sidecar.core.checked import Checked, Serving
 from sidecar.core.config import Config
-from sidecar.core.errors import ListenError
+from sidecar.core.errors import BackendError, ListenError
 from sidecar.http_mode import HttpMode
 from sidecar.lifekeeper import LifeKeeper
 from sidecar.reloader import ConfigInForce, Followed, followed_config, followed_policy
@@ -50,7 +53,10 @@ class Server:
         self.policy = CurrentPolicy(serving.policy)
         self.slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
         self.relay = Relay(config.timeouts.between_bytes, config.timeouts.first_byte)
-        self.lifelines = Lifelines()
+        seconds, self.lifelines = config.timeouts.health, Lifelines()
+        self.health = BackendHealth(
+            _question(config), seconds, lambda: self.relay.heard_at, self._backend_was_found
+        )
         self.keeper = LifeKeeper(self.lifelines, current, self.policy, config.connections)
         self.mode = self._made_mode(config)
         self.service = Service(current, self.slots, config.timeouts.handshake, self.mode)
@@ -68,12 +74,34 @@ class Server:
 
     def _made_mode(self, config: Config) -> Mode:
         policy, slots, relay = self.policy, self.slots, self.relay
-        lifelines, ledger = self.lifelines, self.current.ledger
+        lifelines, ledger, health = self.lifelines, self.current.ledger, self.health
         if config.backend.mode == "http":
             return HttpMode(
-                config, self.current, policy, slots, relay, lifelines=lifelines, ledger=ledger
+                config,
+                self.current,
+                policy,
+                slots,
+                relay,
+                lifelines=lifelines,
+                ledger=ledger,
+                health=health,
             )
-        return StreamMode(config, policy, slots, relay, lifelines=lifelines, ledger=ledger)
+        return StreamMode(
+            config, policy, slots, relay, lifelines=lifelines, ledger=ledger, health=health
+        )
+
+    def _backend_was_found(self, reason: str | None) -> None:
+        """Take note of the backend's health, and log each change of it."""
+        ledger, now = self.current.ledger, read_clocks().wall
+        before = ledger.backend
+        ledger.backend_checked(now, reason)
+        was_up = before is None or before.reason is None
+        address = str(self.in_force.config.backend.address)
+        if was_up and reason is not None:
+            log.warning("backend down", backend=address, reason=reason)
+        elif before is not None and not was_up and reason is None:
+            seconds = round((now - before.since).total_seconds(), 1)
+            log.info("backend up", backend=address, down_seconds=seconds)
 
     def apply(self, config: Config) -> None:
         """Go on with another configuration; no connection ends because of it."""
@@ -81,6 +109,7 @@ class Server:
         self.slots.resize(connections.maximum, connections.maximum_handshakes)
         self.relay.between_bytes = config.timeouts.between_bytes
         self.relay.first_byte = config.timeouts.first_byte
+        self.health.apply(_question(config), config.timeouts.health)
         self.service.handshake_seconds = config.timeouts.handshake
         self.current.denied_grace_seconds = config.workload_api.denied_grace_seconds
         self.keeper.settings_changed(connections)
@@ -112,6 +141,23 @@ class Server:
         """Stop listening."""
         for sock in self._sockets:
             sock.close()
+
+
+def _question(config: Config) -> Ask:
+    """Return what asks the backend: its health path, or in mode `stream` a connection alone."""
+    table = config.backend
+    if table.mode == "http":
+        return HealthPath(table.address, table.authority, table.health_path)
+    return partial(_reason_against_connecting, table.address, config.timeouts.backend_connect)
+
+
+async def _reason_against_connecting(address: Address, seconds: float) -> str | None:
+    try:
+        sock = await backend.connect(address, seconds)
+    except BackendError as exc:
+        return exc.message
+    sock.close()
+    return None
 
 
 def _sockets(config: Config) -> list[socket.socket]:

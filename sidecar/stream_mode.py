@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from sidecar.adapters import backend
+from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifeline, Lifelines
@@ -41,8 +42,9 @@ class StreamMode:
         *,
         lifelines: Lifelines,
         ledger: Ledger,
+        health: BackendHealth,
     ) -> None:
-        self._config, self._ledger = config, ledger
+        self._config, self._ledger, self._health = config, ledger, health
         self._policy, self._slots, self._relay = policy, slots, relay
         self._lifelines = lifelines
 
@@ -80,7 +82,7 @@ class StreamMode:
         counts = self._ledger.connected(peer.peer, read_clocks().wall)
         over = True
         try:
-            over = await self._move(peer, who, traffic)
+            over = await self._move(peer, who, decision.rule, traffic)
         finally:
             self._ledger.moved(counts, traffic.received, traffic.sent)
             self._ledger.disconnected(counts, read_clocks().wall)
@@ -97,13 +99,25 @@ class StreamMode:
                 )
         return over
 
-    async def _move(self, peer: TlsStream, who: dict[str, str], traffic: Traffic) -> bool:
+    async def _move(
+        self, peer: TlsStream, who: dict[str, str], rule: str | None, traffic: Traffic
+    ) -> bool:
         address, seconds = self._config.backend.address, self._config.timeouts.backend_connect
         try:
             target = await backend.connect(address, seconds)
         except BackendError as exc:
-            log.warning("backend unreachable", **who, reason=exc.message, hint=exc.hint)
+            self._health.used(well=False)
+            log.warning(
+                "backend unreachable",
+                **who,
+                decision="allowed",
+                rule=rule,
+                outcome="backend_failed",
+                reason=exc.message,
+                hint=exc.hint,
+            )
             return False
+        self._health.used(well=True)
         with target:
             await self._relay.relay(peer, target, traffic)
         if traffic.backend_broke:

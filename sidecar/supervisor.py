@@ -113,6 +113,7 @@ async def _serve(
     )
     async with trio.open_nursery() as daemon:
         daemon.start_soon(server.relay.run)
+        daemon.start_soon(server.health.run)
         daemon.start_soon(server.keeper.run)
         daemon.start_soon(warn, server.policy.policy, config)
         daemon.start_soon(

@@ -171,8 +171,9 @@ def _of_peers(load: LoadStatus, ledger: Ledger) -> Iterator[Metric]:
 def _of_requests(load: LoadStatus, ledger: Ledger) -> Iterator[Metric]:
     yield _gauge("requests_in_flight", "Requests that run now.", load.running)
     yield _gauge("requests_queued", "Requests that wait for their turn now.", load.queued)
-    text = 'Requests, by rule (empty: none) and status (or "none": no answer).'
-    requests = CounterMetricFamily(_PREFIX + "requests", text, labels=("rule", "code"))
+    text = 'Requests, by rule (empty: none), status (or "none": no answer) and what came of them.'
+    labels = ("rule", "code", "outcome")
+    requests = CounterMetricFamily(_PREFIX + "requests", text, labels=labels)
     text = "From a request's head to the first byte of the backend's answer."
     first_byte = HistogramMetricFamily(
         _PREFIX + "request_first_byte_seconds", text, labels=("rule",)
@@ -180,8 +181,8 @@ def _of_requests(load: LoadStatus, ledger: Ledger) -> Iterator[Metric]:
     text = "From a request's head to the end of the backend's answer."
     duration = HistogramMetricFamily(_PREFIX + "request_duration_seconds", text, labels=("rule",))
     for rule, counts in ledger.rules.items():
-        for code, count in tuple(counts.codes.items()):
-            requests.add_metric((rule, code), count)
+        for (code, outcome), count in tuple(counts.codes.items()):
+            requests.add_metric((rule, code, outcome), count)
         _add(first_byte, rule, counts.first_byte)
         _add(duration, rule, counts.duration)
     yield from (requests, first_byte, duration)

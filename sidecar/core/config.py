@@ -109,6 +109,13 @@ class BackendTable(Table, frozen=True):
     health_path: UrlPath = UrlPath("/api/version")
     unsafe_remote_backend: bool = False
 
+    @property
+    def authority(self) -> str:
+        """Return the Host of requests of our own."""
+        if self.host not in (None, "keep"):
+            return str(self.host)
+        return "localhost" if self.address.ip is None else str(self.address)
+
 
 class PolicyTable(Table, frozen=True):
     """Which peers are admitted; the path is relative to the configuration file."""

@@ -136,6 +136,7 @@ class Ledger:
         if counts is not None:
             counts.running -= 1
             counts.requests += 1
+            counts.failed += request.outcome == "backend_failed"
         self.moved(counts, request.received, request.sent)
 
     def moved(self, counts: PeerCounts | None, received: int, sent: int) -> None:

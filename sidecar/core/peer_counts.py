@@ -29,6 +29,7 @@ class PeerCounts:
     queued: int = 0
     requests: int = 0
     refused: int = 0
+    failed: int = 0  # by the backend
     received: int = 0
     sent: int = 0
 
@@ -48,6 +49,7 @@ class PeerCounts:
         self.last_seen = max(self.last_seen, other.last_seen)
         self.requests += other.requests
         self.refused += other.refused
+        self.failed += other.failed
         self.received += other.received
         self.sent += other.sent
 

@@ -22,7 +22,7 @@ _KNOWN_STATUS = {status.value: str(status.value) for status in HTTPStatus}
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """How one request ended; `served`: it went to the backend, whatever came of it."""
+    """How one request ended, in a word of the log; `served`: it went to the backend."""
 
     rule: str | None
     status: int  # 0: the peer got no answer
@@ -30,14 +30,18 @@ class Finished(msgspec.Struct, frozen=True):
     first_byte_seconds: float | None = None  # None: the backend gave none
     received: int = 0
     sent: int = 0
+    outcome: str = "answered"
     served: bool = False
 
 
 @dataclass(slots=True)
 class RuleCounts:
-    """The requests of one rule; the histograms hold those that were served."""
+    """The requests of one rule; the histograms hold those that were served.
 
-    codes: Counter[str] = field(default_factory=Counter)
+    `codes` are statuses, each with what came of the request: ours and the backend's own differ.
+    """
+
+    codes: Counter[tuple[str, str]] = field(default_factory=Counter)
     first_byte: Histogram = field(default_factory=Histogram)
     duration: Histogram = field(default_factory=Histogram)
 
@@ -64,7 +68,8 @@ class Rules:
     def finished(self, request: Finished) -> None:
         """Count a request."""
         counts = self._counts(request.rule or NO_RULE)
-        counts.codes[_KNOWN_STATUS.get(request.status) or _class_of(request.status)] += 1
+        code = _KNOWN_STATUS.get(request.status) or _class_of(request.status)
+        counts.codes[code, request.outcome] += 1
         if request.served and request.rule:
             counts.duration.observe(request.seconds)
             if request.first_byte_seconds is not None:

@@ -205,6 +205,7 @@ def _peers(ledger: Ledger) -> Iterator[PeerStatus]:
             queued=peer.queued,
             requests=peer.requests,
             refused=peer.refused,
+            failed=peer.failed,
             received=peer.received,
             sent=peer.sent,
         )

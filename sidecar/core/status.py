@@ -122,6 +122,7 @@ class PeerStatus(Part, frozen=True):
     queued: int = 0
     requests: int = 0
     refused: int = 0
+    failed: int = 0  # allowed, and failed by the backend
     received: int = 0
     sent: int = 0
 

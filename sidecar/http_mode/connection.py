@@ -16,7 +16,7 @@ import trio
 from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.lifelines import Lifeline
-from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic, Waited
+from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.config import Config
 from sidecar.core.errors import BackendError, HttpError
@@ -32,6 +32,7 @@ from sidecar.core.refusal import Refusal
 from sidecar.http_mode.admission import Admission, RefusedError
 from sidecar.http_mode.backend_link import BackendLink
 from sidecar.http_mode.drain import Drain
+from sidecar.http_mode.failures import OUTCOME_OF_SILENCE, bad_gateway, late
 from sidecar.http_mode.peer_end import PeerEnd
 from sidecar.http_mode.request_line import RequestLine, shown_path
 
@@ -169,47 +170,53 @@ class HttpConnection:
         try:
             return await self._answer(request, line)
         except RefusedError as exc:
+            line.decision = "refused"
             return await self._refuse(request, exc, line)
         except HttpError as exc:
             refusal = Refusal(exc.status, exc.code, exc.message)
             return await self._refuse(request, RefusedError(refusal, closes=True), line)
         except BackendError as exc:
-            line.reason = exc.message
-            return await self._refuse(request, RefusedError(_bad_gateway()), line)
+            line.reason, line.outcome = exc.message, "backend_failed"
+            return await self._refuse(request, RefusedError(bad_gateway()), line)
         except SilenceError as exc:
-            line.reason = str(exc)
-            return await self._refuse(request, RefusedError(_late(exc), closes=True), line)
+            line.reason, line.outcome = str(exc), OUTCOME_OF_SILENCE[exc.waited]
+            return await self._refuse(request, RefusedError(late(exc), closes=True), line)
         except PeerLeftError:
-            line.reason = "the peer left before it had its answer"
+            line.reason, line.outcome = "the peer left before it had its answer", "peer_left"
             raise
         except trio.Cancelled:
-            line.reason = self._cut
+            line.reason, line.outcome = self._cut, "cut"
             raise
         finally:
             if not line.status and line.reason is None:
-                line.reason = self._cut  # while it waited with others, in a nursery
+                # While it waited with others, in a nursery.
+                line.reason, line.outcome = self._cut, "cut"
             line.write(self.who)
             self._shared.ledger.request_finished(self._counts, line.finished())
 
     async def _answer(self, request: RequestHead, line: RequestLine) -> bool:
         shared = self._shared
         identity = self._check_identity()
-        own = await self._own_answer(request)
+        own = await self._own_answer(request, line)
         if own is not None:
-            line.decision = "allowed"
-            return await self._give(request, own, line, closes=False)
+            line.decision, line.is_own = "allowed", True
+            keeps = await self._give(request, own, line, closes=False)
+            line.outcome = "answered"
+            return keeps
         rule = self._decide(request, line)
         shared.admission.rate(self._peer, rule)
         ticket = shared.slots.enter(str(self._peer.peer), rule)
+        line.decision = "allowed"
         try:
             if not ticket.running or not self._can_reuse_link(request):
                 await self._wait_for_turn(request, ticket)
                 # Much may have changed meanwhile; what counts is the moment when it goes on.
                 identity, rule = self._check_identity(), self._decide(request, line)
-            line.decision = "allowed"
+            line.served = True
             if self._lifeline:
                 self._lifeline.request = request.method, request.path
             await self._move(request, self._forwarding(request, rule, identity, line), line)
+            line.outcome = "answered"
         finally:
             shared.slots.leave(ticket)
             if self._lifeline:
@@ -250,15 +257,20 @@ class HttpConnection:
             await self._open_link()
 
     async def _open_link(self) -> None:
-        if not self._link.begin():
-            await self._end.unless_gone(self._link.finish)
+        try:
+            if not self._link.begin():
+                await self._end.unless_gone(self._link.finish)
+        except BackendError:
+            self._shared.health.used(well=False)
+            raise
 
-    async def _own_answer(self, request: RequestHead) -> Answer | None:
+    async def _own_answer(self, request: RequestHead, line: RequestLine) -> Answer | None:
         """Answer what is not for the backend: a browser's preflight, and our health."""
         answerer = self._shared.answerer
         if request.path == HEALTH_PATH and request.method in ("GET", "HEAD"):
             health = self._shared.health
-            return answerer.health(request, await self._end.unless_gone(health.reason_against))
+            line.reason = await self._end.unless_gone(health.reason_against)
+            return answerer.health(request, line.reason)
         return answerer.preflight(request)
 
     async def _move(self, request: RequestHead, forwarding: Forwarding, line: RequestLine) -> None:
@@ -291,6 +303,7 @@ class HttpConnection:
         finally:
             if self._gate.response is not None:
                 line.status = self._gate.response.status
+                self._shared.health.used(well=True)
             if self._gate.backend_is_reusable and not line.traffic.undelivered:
                 self._link.keep()
             else:
@@ -358,20 +371,3 @@ class HttpConnection:
         data = answer.encoded(line.request_id, without_body=without_body, closes=closes)
         await self._end.send(data)
         line.traffic.sent += len(data)
-
-
-def _late(silence: SilenceError) -> Refusal:
-    seconds = silence.seconds
-    if silence.waited is Waited.BODY:
-        text = f"the request's body did not come: no byte for {seconds:g} s"
-        return Refusal(408, "request_timeout", text)
-    if silence.waited is Waited.ANSWER:
-        text = f"the model server gave no first byte of an answer for {seconds:g} s"
-        return Refusal(504, "backend_silent", text)
-    text = f"the model server gave no further byte of its answer for {seconds:g} s"
-    return Refusal(504, "backend_silent", text)
-
-
-def _bad_gateway() -> Refusal:
-    text = "the model server cannot be reached or broke off; is it running?"
-    return Refusal(502, "backend_unreachable", text)

@@ -40,8 +40,9 @@ class HttpMode:
         *,
         lifelines: Lifelines,
         ledger: Ledger,
+        health: BackendHealth,
     ) -> None:
-        self._ledger = ledger
+        self._ledger, self._health = ledger, health
         self._connections, self._policy, self._lifelines = slots, policy, lifelines
         self._relay = relay
         self._admission = Admission(current, policy, config.limits)
@@ -51,24 +52,17 @@ class HttpMode:
 
     def _made_of(self, config: Config) -> Shared:
         table = config.backend
-        authority = "localhost" if table.address.ip is None else str(table.address)
-        host = authority if table.host in (None, "keep") else str(table.host)
         return Shared(
             config=config,
             relay=self._relay,
             admission=self._admission,
             answerer=Answerer(config.cors.cors() if config.cors else None, config.response_headers),
-            health=BackendHealth(table.address, host, table.health_path),
+            health=self._health,
             slots=self._slots,
             drain=self._drain,
             ledger=self._ledger,
-            host=None if table.host == "keep" else host,
+            host=None if table.host == "keep" else table.authority,
         )
-
-    @property
-    def health(self) -> BackendHealth:
-        """Give what asks the backend of now."""
-        return self._shared.health
 
     @property
     def requests(self) -> RequestSlots:

@@ -20,7 +20,11 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class RequestLine:
-    """What the log says of one request."""
+    """What the log says of one request.
+
+    `decision` is what policy and limits said of it, `outcome` what came of it: "answered" (by the
+    backend, or by us with our health), "refused", "backend_failed", "peer_left" or "cut".
+    """
 
     started: float
     request_id: str
@@ -28,19 +32,26 @@ class RequestLine:
     path: str | None = None
     rule: str | None = None
     decision: str = "refused"
+    outcome: str = "refused"
+    is_own: bool = False  # answered by us, and allowed
+    served: bool = False  # it went to the backend
     status: int = 0
     reason: str | None = None
     traffic: Traffic = field(default_factory=Traffic)
 
     def write(self, who: dict[str, str]) -> None:
-        """Write the line; what went wrong, or was refused, is a warning."""
+        """Write the line; what went wrong, or was refused, is a warning.
+
+        That the backend is down is one line of its own, and not one for each who asks.
+        """
         now, first = trio.current_time(), self.traffic.first_sent_at
-        fine = self.decision == "allowed" and self.reason is None and self.status < 500
+        fine = self.outcome == "answered" and (self.is_own or self.status < 500)
         say = log.info if fine else log.warning
         say(
             "request",
             **who,
             decision=self.decision,
+            outcome=self.outcome,
             rule=self.rule,
             method=self.method,
             path=self.path,
@@ -63,7 +74,8 @@ class RequestLine:
             first_byte_seconds=first - self.started if first else None,
             received=self.traffic.received,
             sent=self.traffic.sent,
-            served=self.rule is not None and self.decision == "allowed",
+            outcome=self.outcome,
+            served=self.served,
         )
 
 

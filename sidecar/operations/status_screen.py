@@ -181,7 +181,12 @@ def _load(load: LoadStatus) -> Text:
 
 def _peers(peers: Sequence[PeerStatus], now: datetime) -> Iterator[Row]:
     for peer in peers[:_MAX_PEERS]:
-        states = (("running", peer.running), ("queued", peer.queued), ("refused", peer.refused))
+        states = (
+            ("running", peer.running),
+            ("queued", peer.queued),
+            ("refused", peer.refused),
+            ("failed by the backend", peer.failed),
+        )
         of_them = ", ".join(f"{number} {word}" for word, number in states if number)
         facts = [
             f"{peer.connections} open" if peer.connections else f"gone {ago(peer.last_seen, now)}",

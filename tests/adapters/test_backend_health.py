@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.adapters.backend_health import BackendHealth
+from sidecar.adapters.backend_health import BackendHealth, HealthPath
 from sidecar.core.address import Address
 from tests.adapters.deadlines import within
 
@@ -61,15 +62,26 @@ async def start(nursery: trio.Nursery, server: Server) -> Address:
     return Address.parse(f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
 
 
-def health(address: Address, path: str = "/api/version") -> BackendHealth:
-    return BackendHealth(address, str(address), path)
+def health(
+    nursery: trio.Nursery,
+    address: Address,
+    path: str = "/api/version",
+    *,
+    host: str = "",
+    heard: Callable[[], float] = lambda: -math.inf,
+    tell: Callable[[str | None], None] = lambda _: None,
+) -> BackendHealth:
+    """What asks with a deadline of 5 s, running."""
+    one = BackendHealth(HealthPath(address, host or str(address), path), 5, heard, tell)
+    nursery.start_soon(one.run)
+    return one
 
 
 @within(20)
 async def test_backend_that_answers_is_well(nursery: trio.Nursery) -> None:
     server = Server(partial(say, OK))
     address = await start(nursery, server)
-    assert await BackendHealth(address, "models:1", "/v?a=b").reason_against() is None
+    assert await health(nursery, address, "/v?a=b", host="models:1").reason_against() is None
     line, *fields = server.heads[0].decode().lower().split("\r\n")
     assert line == "get /v?a=b http/1.1"
     assert "host: models:1" in fields
@@ -79,7 +91,7 @@ async def test_backend_that_answers_is_well(nursery: trio.Nursery) -> None:
 @within(20)
 async def test_statuses_that_are_well(nursery: trio.Nursery, status: int) -> None:
     server = Server(partial(say, OK.replace(b"200", b"%d" % status)))
-    assert await health(await start(nursery, server)).reason_against() is None
+    assert await health(nursery, await start(nursery, server)).reason_against() is None
 
 
 @pytest.mark.parametrize("status", [301, 302, 304, 400, 401, 403, 404, 429, 500, 502, 503])
@@ -87,7 +99,7 @@ async def test_statuses_that_are_well(nursery: trio.Nursery, status: int) -> Non
 async def test_statuses_that_are_not_well(nursery: trio.Nursery, status: int) -> None:
     answer = OK.replace(b"200", b"%d" % status).replace(b"\r\n\r\n", b"\r\nLocation: /\r\n\r\n")
     server = Server(partial(say, answer))
-    reason = await health(await start(nursery, server)).reason_against()
+    reason = await health(nursery, await start(nursery, server)).reason_against()
     assert reason == f"the backend answers {status} to its health path"
     assert len(server.heads) == 1, "no other place was asked"
 
@@ -105,20 +117,25 @@ async def test_statuses_that_are_not_well(nursery: trio.Nursery, status: int) ->
 )
 @within(20)
 async def test_answers_that_are_none(nursery: trio.Nursery, answer: bytes) -> None:
-    reason = await health(await start(nursery, Server(partial(say, answer)))).reason_against()
+    reason = await health(
+        nursery, await start(nursery, Server(partial(say, answer)))
+    ).reason_against()
     assert reason is not None
     assert reason.startswith("the backend does not answer: ")
 
 
 @within(20)
-async def test_backend_that_is_down_is_told_without_its_address(tmp_path: Path) -> None:
+async def test_backend_that_is_down_is_told_without_its_address(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     await listeners[0].aclose()
-    reason = await health(Address.parse(f"127.0.0.1:{port}")).reason_against()
+    reason = await health(nursery, Address.parse(f"127.0.0.1:{port}")).reason_against()
     assert reason == f"the backend does not answer: {os.strerror(errno.ECONNREFUSED)}"
     path = tmp_path / "model.sock"
-    reason = await BackendHealth(Address.parse(f"unix:{path}"), "localhost", "/").reason_against()
+    gone = Address.parse(f"unix:{path}")
+    reason = await health(nursery, gone, "/", host="localhost").reason_against()
     assert reason == f"the backend does not answer: {os.strerror(errno.ENOENT)}"
 
 
@@ -130,7 +147,7 @@ async def test_backend_on_a_unix_socket_is_asked(nursery: trio.Nursery, folder: 
     sock.listen()
     nursery.start_soon(trio.serve_listeners, server.serve, [trio.SocketListener(sock)])
     address = Address.parse(f"unix:{folder}/model.sock")
-    assert await BackendHealth(address, "localhost", "/").reason_against() is None
+    assert await health(nursery, address, "/", host="localhost").reason_against() is None
     assert b"localhost" in server.heads[0]
 
 
@@ -141,7 +158,7 @@ async def test_proxy_of_the_environment_is_not_asked(
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     server = Server(partial(say, OK))
-    assert await health(await start(nursery, server)).reason_against() is None
+    assert await health(nursery, await start(nursery, server)).reason_against() is None
 
 
 @within(20)
@@ -152,7 +169,7 @@ async def test_long_body_is_not_waited_for(nursery: trio.Nursery) -> None:
             await stream.send_all(b"x" * 65536)
 
     server = Server(without_end)
-    assert await health(await start(nursery, server)).reason_against() is None
+    assert await health(nursery, await start(nursery, server)).reason_against() is None
     await server.all_left()
 
 
@@ -168,7 +185,7 @@ async def test_many_at_once_make_one_question(nursery: trio.Nursery) -> None:
         await stream.send_all(OK)
 
     server = Server(wait_and_say)
-    asked, answers = health(await start(nursery, server)), []
+    asked, answers = health(nursery, await start(nursery, server)), []
 
     async def ask() -> None:
         answers.append(await asked.reason_against())
@@ -189,7 +206,7 @@ async def test_answer_is_good_for_a_moment_only(
 ) -> None:
     autojump_clock.autojump_threshold = 0.05  # the kernel takes a moment to deliver
     server = Server(partial(say, OK))
-    asked = health(await start(nursery, server))
+    asked = health(nursery, await start(nursery, server))
     for times in (1, 2, 3):
         for _ in range(5):
             assert await asked.reason_against() is None
@@ -204,19 +221,119 @@ async def test_answer_is_good_for_a_moment_only(
 
 
 @within(20)
-async def test_asker_that_is_cancelled_lets_the_next_one_ask(nursery: trio.Nursery) -> None:
-    async def say_nothing(_stream: trio.SocketStream) -> None:
-        await trio.sleep_forever()
+async def test_asker_that_leaves_does_not_take_the_answer_from_others(
+    nursery: trio.Nursery,
+) -> None:
+    now, told = trio.Event(), list[str | None]()
 
-    server = Server(say_nothing)
-    asked = health(await start(nursery, server))
+    async def wait_and_say(stream: trio.SocketStream) -> None:
+        await now.wait()
+        await stream.send_all(OK.replace(b"200", b"503"))
+
+    server = Server(wait_and_say)
+    asked = health(nursery, await start(nursery, server), tell=told.append)
     async with trio.open_nursery() as asking:
         asking.start_soon(asked.reason_against)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert len(server.heads) == 1
         asking.cancel_scope.cancel()
+    now.set()
+    assert "answers 503" in (await asked.reason_against() or "")
+    assert len(server.heads) == 1
+    assert len(told) == 1, "an answer that came after its asker had left counts as any other"
+
+
+@within(NEVER)
+async def test_what_requests_find_is_a_reason_to_ask(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    told: list[str | None] = []
+    autojump_clock.autojump_threshold = 0.05
+    server = Server(partial(say, OK))
+    asked = health(nursery, await start(nursery, server), tell=told.append)
+    asked.used(well=True)
+    await trio.sleep(2)
+    assert told == [], "that is what was taken for granted"
+    server.behaviour = partial(say, OK.replace(b"200", b"503"))
+    for _ in range(100):
+        asked.used(well=False)
+    await trio.sleep(2)
+    assert [one is None for one in told] == [False]
+    asked.used(well=False)
+    await trio.sleep(2)
+    assert len(told) == 1, "it is known"
     server.behaviour = partial(say, OK)
+    asked.used(well=True)
+    await trio.sleep(2)
+    assert [one is None for one in told] == [False, True]
+    assert len(server.heads) == 2
+
+
+@within(NEVER)
+async def test_report_takes_an_older_answer_than_readiness(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    server = Server(partial(say, OK))
+    asked = health(nursery, await start(nursery, server))
+    for _ in range(8):
+        assert await asked.reason_against(5) is None
+        await trio.sleep(0.6)
+    assert len(server.heads) == 1
     assert await asked.reason_against() is None
+    assert len(server.heads) == 2
+
+
+# A backend that is busy.
+
+
+@pytest.mark.parametrize("last", [0.0, 4.0])
+@within(NEVER)
+async def test_backend_whose_bytes_come_may_answer_late(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, last: float
+) -> None:
+    server = Server(silence)
+    heard = trio.current_time() + 60
+    asked = health(nursery, await start(nursery, server), heard=lambda: heard - last)
+    autojump_clock.autojump_threshold = 0.05
+    await trio.sleep(60)
+    begun = trio.current_time()
+    assert await asked.reason_against() is None
+    assert trio.current_time() - begun < 1, "a probe of Kubernetes waits no longer"
+
+
+@within(NEVER)
+async def test_backend_whose_last_byte_is_old_is_late(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    server = Server(silence)
+    heard = trio.current_time()
+    asked = health(nursery, await start(nursery, server), heard=lambda: heard)
+    autojump_clock.autojump_threshold = 0.05
+    await trio.sleep(5.1)
+    assert await asked.reason_against() == "the backend does not answer within 5 s"
+
+
+@within(NEVER)
+async def test_backend_whose_bytes_begin_while_it_is_asked_is_well(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    server = Server(silence)
+    begun = trio.current_time()
+    asked = health(
+        nursery,
+        await start(nursery, server),
+        heard=lambda: begun + 3 if trio.current_time() >= begun + 3 else -math.inf,
+    )
+    autojump_clock.autojump_threshold = 0.05
+    assert await asked.reason_against() is None
+
+
+@within(20)
+async def test_bytes_do_not_outweigh_a_backend_that_says_no(nursery: trio.Nursery) -> None:
+    server = Server(partial(say, OK.replace(b"200", b"503")))
+    asked = health(nursery, await start(nursery, server), heard=trio.current_time)
+    assert await asked.reason_against() == "the backend answers 503 to its health path"
 
 
 # A backend that lets us wait.
@@ -244,7 +361,7 @@ async def test_backend_that_lets_us_wait_has_a_deadline(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, behaviour: Behaviour
 ) -> None:
     server = Server(behaviour)
-    asked = health(await start(nursery, server))
+    asked = health(nursery, await start(nursery, server))
     autojump_clock.autojump_threshold = 0.05
     begun = trio.current_time()
     reason = await asked.reason_against()
@@ -260,10 +377,10 @@ async def test_questions_leave_no_descriptor_behind(nursery: trio.Nursery) -> No
 
     server = Server(partial(say, OK))
     address = await start(nursery, server)
-    assert await health(address).reason_against() is None
+    assert await health(nursery, address).reason_against() is None
     await server.all_left()
     before = descriptors()
     for _ in range(20):
-        assert await health(address).reason_against() is None
+        assert await health(nursery, address).reason_against() is None
     await server.all_left()
     assert descriptors() == before

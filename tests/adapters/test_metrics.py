@@ -43,9 +43,10 @@ def busy_ledger() -> Ledger:
     counts = ledger.connected(SpiffeId.parse("spiffe://example.org/traefik"), NOW)
     for status, seconds in ((200, 0.3), (200, 700.0), (502, 0.01)):
         ledger.request_began(counts)
-        request = Finished("traefik", status, seconds, 0.02, received=10, sent=100, served=True)
+        outcome = "answered" if status < 500 else "backend_failed"
+        request = Finished("traefik", status, seconds, 0.02, 10, 100, outcome, served=True)
         ledger.request_finished(counts, request)
-    ledger.request_finished(None, Finished(None, 403, 0.001, sent=7))
+    ledger.request_finished(None, Finished(None, 403, 0.001, sent=7, outcome="refused"))
     ledger.denied("endpoint_not_allowed")
     ledger.handshake(HandshakeResult.ACCEPTED)
     ledger.handshake(HandshakeResult.PLAIN_HTTP)
@@ -105,9 +106,24 @@ def value(text: str, name: str, **labels: str) -> float:
         pytest.param("connections_maximum", {}, 4096, id="most connections"),
         pytest.param("requests_in_flight", {}, 3, id="in flight"),
         pytest.param("requests_queued", {}, 1, id="queued"),
-        pytest.param("requests_total", {"rule": "traefik", "code": "200"}, 2, id="requests"),
-        pytest.param("requests_total", {"rule": "traefik", "code": "502"}, 1, id="other status"),
-        pytest.param("requests_total", {"rule": "", "code": "403"}, 1, id="without a rule"),
+        pytest.param(
+            "requests_total",
+            {"rule": "traefik", "code": "200", "outcome": "answered"},
+            2,
+            id="requests",
+        ),
+        pytest.param(
+            "requests_total",
+            {"rule": "traefik", "code": "502", "outcome": "backend_failed"},
+            1,
+            id="other status",
+        ),
+        pytest.param(
+            "requests_total",
+            {"rule": "", "code": "403", "outcome": "refused"},
+            1,
+            id="without a rule",
+        ),
         pytest.param("request_duration_seconds_count", {"rule": "traefik"}, 3, id="durations"),
         pytest.param("request_duration_seconds_sum", {"rule": "traefik"}, 700.31, id="their sum"),
         pytest.param(
@@ -261,7 +277,9 @@ def test_name_of_a_rule_cannot_break_a_line() -> None:
     name = 'a"} 1\\ b'
     ledger = Ledger(NOW, [name])
     ledger.request_finished(None, Finished(name, 200, 0.1, served=True))
-    assert value(page(ledger=ledger), "requests_total", rule=name, code="200") == 1
+    assert (
+        value(page(ledger=ledger), "requests_total", rule=name, code="200", outcome="answered") == 1
+    )
 
 
 def test_process_is_on_the_page_where_the_library_can_tell() -> None:

@@ -35,25 +35,31 @@ def names(rules: Rules) -> set[str]:
 def test_status_is_one_of_few_words(status: int, code: str) -> None:
     rules = Rules(["a"])
     rules.finished(served(status=status))
-    assert dict(counts(rules, "a").codes) == {code: 1}
+    assert dict(counts(rules, "a").codes) == {(code, "answered"): 1}
 
 
 def test_times_are_of_what_was_served() -> None:
     rules = Rules(["a"])
     rules.finished(served())
-    rules.finished(Finished("a", 429, seconds=0.001))
-    rules.finished(Finished("a", 0, seconds=3.0, served=True))  # cut before the first byte
+    rules.finished(Finished("a", 429, seconds=0.001, outcome="refused"))
+    rules.finished(
+        Finished("a", 0, seconds=3.0, outcome="cut", served=True)
+    )  # before the first byte
     of_a = counts(rules, "a")
     assert (of_a.duration.count, of_a.duration.total_seconds) == (2, 5.0)
     assert (of_a.first_byte.count, of_a.first_byte.total_seconds) == (1, 0.2)
-    assert dict(of_a.codes) == {"200": 1, "429": 1, "none": 1}
+    assert dict(of_a.codes) == {
+        ("200", "answered"): 1,
+        ("429", "refused"): 1,
+        ("none", "cut"): 1,
+    }
 
 
 def test_request_that_no_rule_decided_has_none() -> None:
     rules = Rules(["a"])
     rules.finished(Finished(None, 403, seconds=0.001))
     rules.finished(Finished(None, 200, seconds=0.001, served=True))  # an answer of our own
-    assert dict(counts(rules, NO_RULE).codes) == {"403": 1, "200": 1}
+    assert dict(counts(rules, NO_RULE).codes) == {("403", "answered"): 1, ("200", "answered"): 1}
     assert not counts(rules, NO_RULE).duration.count
 
 
@@ -62,7 +68,7 @@ def test_rule_that_went_while_its_request_ran_keeps_its_counts() -> None:
     rules.finished(served())
     rules.replace(["b"])
     rules.finished(served())
-    assert counts(rules, "a").codes["200"] == 2
+    assert counts(rules, "a").codes["200", "answered"] == 2
 
 
 def test_request_of_a_rule_that_had_none_and_went_is_among_the_others() -> None:
@@ -81,7 +87,7 @@ def test_rules_that_went_are_dropped_when_there_are_too_many() -> None:
         rules.finished(Finished(None, 403, seconds=0.0))
     assert len(names(rules)) <= MAX_RULES + 2
     assert {"kept", NO_RULE, f"rule-{MAX_RULES}"} <= names(rules)
-    assert counts(rules, "kept").codes["200"] == MAX_RULES + 1
+    assert counts(rules, "kept").codes["200", "answered"] == MAX_RULES + 1
 
 
 def test_policy_with_many_rules_keeps_all_of_its_own() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +14,10 @@ from sidecar.core.svid import serial_text
 from tests.ca import Authority
 from tests.client import client_context
 from tests.conftest import TRAEFIK
-from tests.http_backend import Call
-from tests.http_client import HttpPeer, Site, new_id, request, running_site
+from tests.http_backend import Call, HttpBackend
+from tests.http_client import HttpPeer, Site, new_id, request, request_line, running_site
 from tests.redaction import SECRET_MARKER
+from tests.scenarios.conftest import Launch
 
 PEER = f"spiffe://example.org{TRAEFIK}"
 POLICY = """
@@ -28,6 +31,7 @@ KEYS = {
     "peer",
     "serial",
     "decision",
+    "outcome",
     "rule",
     "method",
     "path",
@@ -81,6 +85,7 @@ def test_allowed_request_is_one_line_with_everything_in_it(
     assert line["serial"] == serial_text(issued.chain[0])
     assert line["address"] == address
     assert (line["decision"], line["rule"], line["status"]) == ("allowed", "clients", 200)
+    assert line["outcome"] == "answered"
     assert (line["method"], line["path"]) == ("GET", "/v1/models/{model...}")
     assert line["sent"] == len(answered)
     assert line["received"] > 300
@@ -106,6 +111,7 @@ def test_refused_request_is_one_line_with_the_reason(site: Site, peer: HttpPeer)
     assert line.keys() == KEYS | OF_EVERY_LINE | {"reason"}
     assert line["level"] == "warning"
     assert (line["decision"], line["rule"], line["status"]) == ("refused", None, 403)
+    assert line["outcome"] == "refused"
     assert (line["method"], line["path"]) == ("POST", "/api/pull")
     assert (line["received"], line["first_byte"]) == (0, None)
     assert line["sent"] > 100
@@ -216,6 +222,7 @@ def test_peer_that_left_is_a_line_with_the_status_it_had_seen(site: Site) -> Non
         line = site.line(request_id)
         assert (line["decision"], line["status"], line["level"]) == ("allowed", status, "warning")
         assert line["reason"] == "the peer left before it had its answer"
+        assert line["outcome"] == "peer_left"
 
 
 def test_answer_that_we_cut_is_no_fine_one(authority: Authority) -> None:
@@ -229,6 +236,50 @@ def test_answer_that_we_cut_is_no_fine_one(authority: Authority) -> None:
         line = site.line("cut")
         assert (line["decision"], line["status"], line["level"]) == ("allowed", 200, "warning")
         assert "shutting down" in line["reason"]
+        assert line["outcome"] == "cut"
+
+
+def test_what_a_backend_fails_was_allowed_all_the_same(
+    launch: Launch, traefik: ssl.SSLContext, folder: Path
+) -> None:
+    """Down, gone before its answer, gone in its answer, and an error that is its own."""
+    path = folder / "model.sock"
+    more = "[timeouts]\nfirst_byte = 0.5\n"
+    daemon = launch(backend_address=f"unix:{path}", mode="http", policy=POLICY, more=more)
+
+    def half(call: Call) -> None:
+        call.head(200, "Content-Length: 10")
+        call.send(b"half")
+        call.close()
+
+    def wait(call: Call) -> None:
+        call.wait_gone()
+
+    seen = {}
+    with HttpPeer(daemon.address, traefik) as peer:
+        peer.ask("GET", "/v1/models/down", "X-Request-Id: down")
+        seen["down"] = (502, "backend_failed")
+        with HttpBackend(path) as backend:
+            backend.routes |= {
+                "/v1/models/gone": Call.close,
+                "/v1/models/half": half,
+                "/v1/models/own": lambda call: call.answer(502),
+                "/v1/models/late": wait,
+            }
+            peer.ask("GET", "/v1/models/gone", "X-Request-Id: gone")
+            seen["gone"] = (502, "backend_failed")
+            peer.ask("GET", "/v1/models/own", "X-Request-Id: own")
+            seen["own"] = (502, "answered")
+            peer.sendall(request("GET", "/v1/models/half", "X-Request-Id: half"))
+            peer.until(b"half")
+            seen["half"] = (200, "backend_failed")
+            with HttpPeer(daemon.address, traefik) as another:
+                another.ask("GET", "/v1/models/late", "X-Request-Id: late")
+            seen["late"] = (504, "backend_failed")
+    for request_id, (status, outcome) in seen.items():
+        line = request_line(daemon, request_id)
+        found = line["decision"], line["rule"], line["status"], line["outcome"], line["level"]
+        assert found == ("allowed", "clients", status, outcome, "warning"), line
 
 
 def test_path_of_a_refused_request_is_not_logged_without_end(site: Site, peer: HttpPeer) -> None:

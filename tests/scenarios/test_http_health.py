@@ -14,7 +14,7 @@ import pytest
 
 from tests.ca import Authority
 from tests.http_backend import Call, HttpBackend
-from tests.http_client import Answer, HttpPeer, Site, new_id, request, running_site
+from tests.http_client import EVERYTHING, Answer, HttpPeer, Site, new_id, request, running_site
 from tests.scenarios.conftest import Launch
 
 # The first rule names an endpoint, the second one a peer and no endpoint at all.
@@ -141,11 +141,75 @@ def test_backend_that_is_down_is_told_and_found_when_it_is_back(
         assert "does not answer" in answer.json()["reason"]
         assert str(path) not in answer.body.decode(), "where it listens is nobody's business"
         line = daemon.wait_for("request", path="/health")
-        assert (line["status"], line["level"]) == (503, "warning")
+        assert (line["status"], line["level"], line["outcome"]) == (503, "info", "answered")
+        assert line["reason"] == answer.json()["reason"]
         with HttpBackend(path) as backend:
             assert until(peer, 200, "never found").json() == {"status": "ok"}
             assert backend.calls[0].values("host") == ["localhost"]
         assert until(peer, 503, "not missed").status == 503
+        for _ in range(20):
+            assert peer.ask("GET", "/health").status == 503
+        daemon.wait_for("backend up")
+        daemon.wait_for("backend down")
+    warned = [line["event"] for line in daemon.log if line["level"] == "warning"]
+    assert warned.count("request") == 0, "one that asks for our health is no warning"
+    downs, ups = daemon.lines("backend down"), daemon.lines("backend up")
+    assert (len(downs), len(ups)) == (2, 1)
+    assert "does not answer: " in downs[0]["reason"]
+    assert {line["backend"] for line in downs + ups} == {f"unix:{path}"}
+    assert ups[0]["down_seconds"] >= 0
+
+
+def test_change_of_the_backend_is_found_by_requests_alone(
+    launch: Launch, traefik: ssl.SSLContext, folder: Path
+) -> None:
+    path = folder / "model.sock"
+    daemon = launch(backend_address=f"unix:{path}", mode="http", policy=EVERYTHING)
+    with HttpPeer(daemon.address, traefik) as peer:
+        assert peer.ask("GET", "/v1/models").status == 502
+        assert "does not answer: " in daemon.wait_for("backend down")["reason"]
+        with HttpBackend(path):
+            assert peer.ask("GET", "/v1/models").status == 200
+            assert daemon.wait_for("backend up")["down_seconds"] >= 0
+
+
+def answer_after(call: Call, event: threading.Event, seconds: float) -> None:
+    event.wait(seconds)
+    call.answer(200)
+
+
+def test_busy_backend_that_answers_late_is_well(authority: Authority) -> None:
+    """Its health path takes 7 s, and it sends a token now and then."""
+    table = 'health_path = "/slow"'
+    with running_site(authority, backend_table=table) as site, ExitStack() as stack:
+        late = threading.Event()
+        stack.callback(late.set)
+        site.backend.routes["/slow"] = lambda call: answer_after(call, late, 7)
+        streaming, balancer = stack.enter_context(site.dial()), stack.enter_context(site.dial())
+        streaming.sendall(request("POST", "/held/chat", body=b"{}"))
+        stream = site.backend.next_call()
+        stream.body()
+        stream.begin_stream()
+        for _ in range(3):
+            stream.event("token")
+            streaming.until(b"data: token")
+            answer = balancer.ask("GET", "/health")
+            assert (answer.status, answer.json()) == (200, {"status": "ok"})
+        stream.close()
+    assert site.daemon.lines("backend down") == []
+
+
+def test_deadline_of_the_question_is_a_key(
+    authority: Authority,
+) -> None:
+    more = "[timeouts]\nhealth = 0.3\n"
+    with running_site(authority, more=more) as site, site.dial() as peer:
+        now = threading.Event()
+        site.backend.routes["/api/version"] = lambda call: answer_after(call, now, 20)
+        answer = peer.ask("GET", "/health")
+        now.set()
+        assert answer.status == 503
+        assert answer.json()["reason"] == "the backend does not answer within 0.3 s"
 
 
 @pytest.fixture
@@ -153,11 +217,7 @@ def slowly(site: Site) -> Iterator[threading.Event]:
     """The model server answers when the event is set."""
     now = threading.Event()
 
-    def answer(call: Call) -> None:
-        now.wait(20)
-        call.answer(200)
-
-    site.backend.routes["/api/version"] = answer
+    site.backend.routes["/api/version"] = lambda call: answer_after(call, now, 20)
     yield now
     now.set()
 

@@ -226,3 +226,28 @@ format = "json"
         life.becomes(since=granted, event="the entry is back")
         daemon.process.terminate()
         assert daemon.wait() == 0
+
+
+def test_pages_that_report_do_not_knock_at_the_backend(life: Life) -> None:
+    with HttpBackend() as backend:
+        config = write_config(
+            life.folder,
+            life.agent.path,
+            backend.address,
+            mode="http",
+            more=admin_table(life.folder),
+        )
+        with (life.folder / "policy.toml").open("a") as file:
+            file.write(EVERYTHING)
+        life.issue()
+        life.agent.start()
+        with running(config):
+            life.visitor.until_it_is_there()
+            life.becomes(since=time.monotonic(), event="start")
+            before = backend.connections
+            begun = time.monotonic()
+            for _ in range(20):
+                assert life.visitor.get("/status")[0] == life.visitor.get("/metrics")[0] == 200
+            assert b"spiffe_sidecar_backend_up 1.0" in life.visitor.get("/metrics")[1]
+            most = 1 + int((time.monotonic() - begun) / 5)
+            assert backend.connections - before <= most
