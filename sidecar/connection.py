@@ -86,7 +86,9 @@ async def _handshake(sock: socket.socket, address: str, service: Service) -> Tls
             peer = await handshake(sock, identity, service.handshake_seconds)
             _prove_again(peer, service.current)
         except PeerError as exc:
-            refused = exc
+            # Without its traceback, which holds this frame, which holds the exception: a refused
+            # peer's TLS would stay until the collector comes by.
+            refused = exc.with_traceback(None)
     if slot.cancelled_caught:
         text = "too many handshakes, this was the oldest"
         refused = PeerError(text, result=HandshakeResult.DISPLACED)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -58,7 +59,8 @@ class LifeKeeper:
         self.table = table
         self._lifelines, self._current, self._policy = lifelines, current, policy
         self._all = True  # have to be judged, and not only those whose moment has come
-        self._due: list[tuple[float, int, Lifeline]] = []
+        # Weak: one that has ended is not kept, with all that its TLS takes, until its moment.
+        self._due: list[tuple[float, int, weakref.ref[Lifeline]]] = []
         self._number = itertools.count()
         self._ahead = _wall_ahead()
         self._unusable_since: float | None = None
@@ -98,10 +100,12 @@ class LifeKeeper:
             return list(self._lifelines.all)
         if len(self._due) > 2 * len(self._lifelines.all) + _SPARE:
             # Those that have ended meanwhile, which would stay until their moment.
-            self._due = [due for due in self._due if due[2] in self._lifelines.all]
+            self._due = [due for due in self._due if due[2]() in self._lifelines.all]
             heapq.heapify(self._due)
         while self._due and self._due[0][0] <= now:
-            come.append(heapq.heappop(self._due)[2])
+            lifeline = heapq.heappop(self._due)[2]()
+            if lifeline is not None:
+                come.append(lifeline)
         return come
 
     def _next_look(self) -> float:
@@ -140,7 +144,7 @@ class LifeKeeper:
         if verdict.look_again_in < NEVER:
             # The clocks differ a little: a hair too early would be too early for the verdict.
             at = now.time + verdict.look_again_in + 0.001
-            heapq.heappush(self._due, (at, next(self._number), lifeline))
+            heapq.heappush(self._due, (at, next(self._number), weakref.ref(lifeline)))
 
     def _endings(self, lifeline: Lifeline, now: _Now) -> Iterator[Ending]:
         table = self.table

@@ -17,14 +17,16 @@ from tests.redaction import assert_redacted
 class Daemon:
     """One `spiffe-sidecar run`; `log` grows as it speaks, and never shows a secret."""
 
-    def __init__(self, config: Path, *, python: str | None = None, **account: Any) -> None:
+    def __init__(
+        self, config: Path, *, python: str | None = None, module: str = "sidecar", **account: Any
+    ) -> None:
         """`account` is what `Popen` needs to know for another one than ours."""
         self.log: list[dict[str, Any]] = []
         self.raw: list[str] = []
         self._changed = threading.Condition()
         self._seen = 0
         self.process = subprocess.Popen(
-            [python or sys.executable, "-m", "sidecar", "run", "--config", str(config)],
+            [python or sys.executable, "-m", module, "run", "--config", str(config)],
             stderr=subprocess.PIPE,
             text=True,
             # What a developer's shell exports must not decide a test.

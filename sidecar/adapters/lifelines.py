@@ -30,7 +30,7 @@ class ProvenPeer(Protocol):
         """Judge it by another identity's bundles, or raise `PeerError`."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Lifeline:
     """One connection.
 
@@ -62,6 +62,7 @@ class Lifeline:
     ) -> bool:
         """Leave the connections; a cut ends here, without an exception."""
         self.others.discard(self)
+        self.on_end = _nothing  # what it leads to leads back to us, and holds the connection
         return self.scope.__exit__(kind, error, trace)
 
     def end(self, reason: str) -> None:
@@ -100,3 +101,7 @@ class Lifelines:
         new, self.new = self.new, []
         self.news = trio.Event()
         return [lifeline for lifeline in new if lifeline in self.all]
+
+
+def _nothing() -> None:
+    """Of a connection that has ended nothing more can end."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from sidecar.core.endpoint import BadPathError, Endpoint, RequestPath
 from sidecar.core.errors import InvalidSpiffeIdError
@@ -138,7 +138,8 @@ class Policy:
         self.deny = deny
         # Peers are few and come back with every request; the bound is for the others. Paths are
         # for a peer to choose: a cache of them would be its to fill.
-        self._answers = lru_cache(maxsize=1024)(self._answers_for)
+        # Not of a method: the cache and the policy would hold each other.
+        self._answers = lru_cache(maxsize=1024)(partial(_answers_for, allow, deny))
 
     def decide(self, peer: SpiffeId) -> Decision:
         """Give the decision for `peer`: the first deny, else the first allow, else no."""
@@ -158,25 +159,25 @@ class Policy:
                 return decision
         return answers.refusal
 
-    def _answers_for(self, peer: SpiffeId) -> _PeerAnswers:
-        admission = self._first_match(peer)
-        by_method: dict[str, list[tuple[Endpoint, RequestDecision]]] = {}
-        for rule in self.allow if admission.allowed else ():
-            for endpoint in rule.endpoints if rule.matches(peer) else ():
-                decision = RequestDecision(True, rule, endpoint, f"allowed by rule {rule.name!r}")
-                for method in endpoint.methods():
-                    by_method.setdefault(method, []).append((endpoint, decision))
-        reason = "no rule for this peer names this endpoint"
-        refusal = RequestDecision(
-            False, None, None, reason if admission.allowed else admission.reason
-        )
-        return _PeerAnswers(admission, refusal, {key: tuple(by_method[key]) for key in by_method})
 
-    def _first_match(self, peer: SpiffeId) -> Decision:
-        for rule in self.deny:
-            if rule.matches(peer):
-                return Decision(False, rule.name, f"denied by rule {rule.name!r}")
-        for rule in self.allow:
-            if rule.matches(peer):
-                return Decision(True, rule.name, f"allowed by rule {rule.name!r}")
-        return Decision(False, None, "no allow rule names this peer")
+def _answers_for(allow: tuple[Rule, ...], deny: tuple[Rule, ...], peer: SpiffeId) -> _PeerAnswers:
+    admission = _first_match(allow, deny, peer)
+    by_method: dict[str, list[tuple[Endpoint, RequestDecision]]] = {}
+    for rule in allow if admission.allowed else ():
+        for endpoint in rule.endpoints if rule.matches(peer) else ():
+            decision = RequestDecision(True, rule, endpoint, f"allowed by rule {rule.name!r}")
+            for method in endpoint.methods():
+                by_method.setdefault(method, []).append((endpoint, decision))
+    reason = "no rule for this peer names this endpoint"
+    refusal = RequestDecision(False, None, None, reason if admission.allowed else admission.reason)
+    return _PeerAnswers(admission, refusal, {key: tuple(by_method[key]) for key in by_method})
+
+
+def _first_match(allow: tuple[Rule, ...], deny: tuple[Rule, ...], peer: SpiffeId) -> Decision:
+    for rule in deny:
+        if rule.matches(peer):
+            return Decision(False, rule.name, f"denied by rule {rule.name!r}")
+    for rule in allow:
+        if rule.matches(peer):
+            return Decision(True, rule.name, f"allowed by rule {rule.name!r}")
+    return Decision(False, None, "no allow rule names this peer")

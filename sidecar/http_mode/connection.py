@@ -123,6 +123,7 @@ class HttpConnection:
             self._link.drop()
             if lifeline is not None:  # of a stranger the line of its request says all
                 self._log_closed(round(trio.current_time() - started, 3))
+            self._no_request = None  # raised here, it holds our frames, and they hold us
 
     def _log_closed(self, seconds: float) -> None:
         end = {"end": self._ended} if self._ended else {}

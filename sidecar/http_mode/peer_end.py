@@ -139,7 +139,13 @@ class PeerEnd:
             nursery.cancel_scope.cancel()
         if results:
             return results[0]
-        raise ends[0]
+        end = ends[0]
+        try:
+            raise end
+        finally:
+            # What was raised holds the frames that hold it, and the connection with them.
+            ends.clear()
+            del end
 
     async def skip_body(self, request: RequestHead) -> bool:
         """Read the rest of a short body; False when it is long, or does not come."""

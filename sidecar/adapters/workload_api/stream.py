@@ -170,6 +170,7 @@ def _pump(stream: _Stream, token: trio.lowlevel.TrioToken) -> None:
             end: Denied | Lost = Lost("the agent ended the stream")
         except grpc.RpcError as exc:
             end = end_of(exc)
+            exc.__traceback__ = None  # it is the call itself, which would hold its own frames
         token.run_sync_soon(stream.finish, end)
     except trio.RunFinishedError:
         stream.call.cancel()
