@@ -120,7 +120,8 @@ def _tell(refused: PeerError, address: str, ledger: Ledger) -> None:
     claimed = refused.claimed if isinstance(refused, HandshakeError) else None
     ledger.refused(read_clocks().wall, address, claimed or "", refused.message)
     said = {"claimed": claimed} if claimed else {}
-    log.warning("peer refused", address=address, **said, reason=refused.message)
+    hint = {"hint": refused.hint} if refused.hint else {}
+    log.warning("peer refused", address=address, **said, reason=refused.message, **hint)
 
 
 async def _farewell(sock: socket.socket, peer: TlsStream | None) -> None:

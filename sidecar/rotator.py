@@ -77,13 +77,16 @@ class IdentityRules:
 
     choice: SvidChoice
     tls_minimum_version: str
+    speaks_http: bool = False
 
 
 def identity_rules(config: HelperConfig) -> IdentityRules:
     """Give the rules of a configuration."""
     choice = SvidChoice(config.workload_api.spiffe_id, config.workload_api.hint)
-    version = config.listener.tls_minimum_version if isinstance(config, Config) else "1.3"
-    return IdentityRules(choice, version)
+    if not isinstance(config, Config):
+        return IdentityRules(choice, "1.3")
+    speaks_http = config.backend.mode == "http"
+    return IdentityRules(choice, config.listener.tls_minimum_version, speaks_http)
 
 
 def identity_source(checked: Checked) -> IdentitySource:
@@ -138,7 +141,9 @@ def _rotate(raw: RawUpdate, current: CurrentIdentity, rules: IdentityRules) -> b
         return True
     try:
         bundles = update.bundles
-        identity = server_identity(svid, bundles, rules.tls_minimum_version)
+        identity = server_identity(
+            svid, bundles, rules.tls_minimum_version, speaks_http=rules.speaks_http
+        )
     except AgentProtocolError as exc:
         _discarded(exc.message, current)
         return False

@@ -67,14 +67,19 @@ class Pki:
     folder: Path
     closing: ExitStack
 
-    def identity(self, *more: Authority, version: str = "1.3") -> ServerIdentity:
+    def identity(
+        self, *more: Authority, version: str = "1.3", speaks_http: bool = False
+    ) -> ServerIdentity:
         """Our identity, which trusts `root`, `foreign`, and what is given besides."""
         authorities: dict[str, list[Authority]] = {}
         for one in (self.root, self.foreign, *more):
             authorities.setdefault(one.trust_domain.name, []).append(one)
         bundles = [bundle_of(*each) for each in authorities.values()]
         return server_identity(
-            self.root.svid(), {one.trust_domain: one for one in bundles}, version
+            self.root.svid(),
+            {one.trust_domain: one for one in bundles},
+            version,
+            speaks_http=speaks_http,
         )
 
     def context(self, issued: Issued | None, version: str = "1.3") -> ssl.SSLContext:
@@ -691,23 +696,73 @@ async def test_peer_without_certificate_is_refused(pki: Pki, version: str) -> No
 # What comes instead of a ClientHello.
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        pytest.param(b"GET / HTTP/1.1\r\nHost: models\r\n\r\n", id="plain HTTP"),
-        pytest.param(b"CONNECT a:1 HTTP/1.1\r\n\r\n", id="plain HTTP to a proxy"),
-        pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", id="SSH"),
-        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2 in plain text"),
-        pytest.param(bytes(range(256)) * 8, id="garbage"),
-        pytest.param(b"\0" * 64, id="zeros"),
-        pytest.param(b"\x16\x03\x01\xff\xff" + b"\1" * 64, id="a record that is too long"),
-        pytest.param(b"\x16\x03\x01\x00\x05\x01\xff\xff\xff\xff", id="a huge ClientHello"),
-        pytest.param(b"\x15\x03\x01\x00\x02\x02\x28", id="an alert first"),
-        pytest.param(b"\x80\x2e\x01\x03\x01" + b"\0" * 44, id="an SSLv2 hello"),
-    ],
-)
+class OneByteWire(Wire):
+    """Sends every byte by itself, and lets others run in between."""
+
+    async def send(self, data: bytes) -> None:
+        for number in range(len(data)):
+            await super().send(data[number : number + 1])
+
+
+NOT_TLS = [
+    pytest.param(b"GET / HTTP/1.1\r\nHost: models\r\n\r\n", "plain HTTP,", "plain_http", id="HTTP"),
+    pytest.param(b"CONNECT a:1 HTTP/1.1\r\n\r\n", "plain HTTP,", "plain_http", id="CONNECT"),
+    pytest.param(b"OPTIONS * HTTP/1.1\r\n\r\n", "plain HTTP,", "plain_http", id="OPTIONS"),
+    pytest.param(b"M-SEARCH * HTTP/1.1\r\n\r\n", "plain HTTP,", "plain_http", id="M-SEARCH"),
+    pytest.param(
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "plain HTTP/2 (h2c),", "plain_http", id="h2c preface"
+    ),
+    pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", "SSH,", "protocol", id="SSH"),
+    pytest.param(
+        b"PROXY TCP4 192.0.2.10 192.0.2.26 50912 6701\r\n",
+        "a PROXY protocol header (version 1),",
+        "protocol",
+        id="PROXY 1",
+    ),
+    pytest.param(b"PROXY UNKNOWN\r\n", "(version 1),", "protocol", id="PROXY 1, unknown"),
+    pytest.param(
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\x0a\xc0\0\2\x1a\xc6\xe0\x1a\x2d",
+        "a PROXY protocol header (version 2),",
+        "protocol",
+        id="PROXY 2",
+    ),
+    pytest.param(bytes(range(256)) * 8, "no TLS (first bytes 00 01 02 03),", "protocol", id="any"),
+    pytest.param(b"\5\1\0", "no TLS (first bytes 05 01 00),", "protocol", id="SOCKS"),
+    pytest.param(b"\n", "no TLS (first bytes 0a),", "protocol", id="one byte"),
+]
+ODD_TLS = [
+    pytest.param(b"\x16\x03\x01\xff\xff" + b"\1" * 64, id="a record that is too long"),
+    pytest.param(b"\x16\x03\x01\x00\x05\x01\xff\xff\xff\xff", id="a huge ClientHello"),
+    pytest.param(b"\x16GET / HTTP/1.1\r\n\r\n", id="HTTP behind a byte of TLS"),
+    pytest.param(b"\x15\x03\x01\x00\x02\x02\x28", id="an alert first"),
+    pytest.param(b"\x80\x2e\x01\x03\x01" + b"\0" * 44, id="an SSLv2 hello"),
+    pytest.param(b"\xff" * 40, id="bytes of another world"),
+]
+
+
+@pytest.mark.parametrize("wire_class", [Wire, OneByteWire])
+@pytest.mark.parametrize(("data", "found", "result"), NOT_TLS)
 @within(30)
-async def test_what_is_no_tls_is_refused(pki: Pki, data: bytes) -> None:
+async def test_what_is_no_tls_is_named_with_what_to_do(
+    pki: Pki, data: bytes, found: str, result: str, wire_class: type[Wire]
+) -> None:
+    ours, wire = tcp_ends(pki.closing)
+    wire.__class__ = wire_class
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.send, data)
+        with pytest.raises(HandshakeError) as caught:
+            await handshake(ours, pki.identity(), 20)
+    assert caught.value.message.startswith("the peer sent ")
+    assert f"{found} expected TLS" in caught.value.message
+    assert (caught.value.claimed, caught.value.result) == ("none", result)
+    assert caught.value.hint
+    if "PROXY" in found:
+        assert "switch it off" in caught.value.hint
+
+
+@pytest.mark.parametrize("data", ODD_TLS)
+@within(30)
+async def test_what_only_begins_like_tls_is_refused(pki: Pki, data: bytes) -> None:
     ours, wire = tcp_ends(pki.closing)
     await wire.send(data)
     wire.end()
@@ -717,14 +772,6 @@ async def test_what_is_no_tls_is_refused(pki: Pki, data: bytes) -> None:
     assert caught.value.message
     # Words, never a class of ours or of Python's.
     assert "Error" not in caught.value.message
-
-
-@within(30)
-async def test_plain_http_is_called_so(pki: Pki) -> None:
-    ours, wire = tcp_ends(pki.closing)
-    await wire.send(b"GET / HTTP/1.1\r\n\r\n")
-    with pytest.raises(HandshakeError, match="http request"):
-        await handshake(ours, pki.identity(), 20)
 
 
 @within(30)
@@ -769,14 +816,6 @@ def _client_hello(pki: Pki) -> bytes:
     return outgoing.read()
 
 
-class OneByteWire(Wire):
-    """Sends every byte by itself, and lets others run in between."""
-
-    async def send(self, data: bytes) -> None:
-        for number in range(len(data)):
-            await super().send(data[number : number + 1])
-
-
 @pytest.mark.parametrize("version", ["1.3", "1.2"])
 @within(30)
 async def test_handshake_may_come_one_byte_at_a_time(pki: Pki, version: str) -> None:
@@ -807,10 +846,56 @@ async def test_handshake_that_is_cancelled_leaves_the_socket_to_its_owner(pki: P
 async def test_tls_1_2_is_refused_unless_configured(pki: Pki) -> None:
     issued = pki.root.sign(pki.root.leaf(TRAEFIK))
     refused = await pki.refuse(pki.identity(), issued, "1.2")
-    assert refused.reason == "unsupported protocol"
+    assert refused.reason == "the peer offers TLS 1.2 at most, expected TLS 1.3"
+    assert refused.hint is not None
+    assert '[listener] tls_minimum_version = "1.2"' in refused.hint
     assert refused.alert == "TLSV1_ALERT_PROTOCOL_VERSION"
     pair = await pki.admit(pki.identity(version="1.2"), issued, "1.2")
     assert pair.peer.tls.version() == "TLSv1.2"
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        pytest.param(["h2", "http/1.1"], "http/1.1", id="among others"),
+        pytest.param(["http/1.1"], "http/1.1", id="alone"),
+        pytest.param([], None, id="none offered"),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.3", "1.2"])
+@within(30)
+async def test_mode_http_chooses_http_by_alpn(
+    pki: Pki, offered: list[str], chosen: str | None, version: str
+) -> None:
+    for speaks_http in (True, False):
+        context = pki.context(pki.root.sign(pki.root.leaf(TRAEFIK)), version)
+        if offered:
+            context.set_alpn_protocols(offered)
+        ours, peer = pki.dial(None, context=context)
+        await admit(ours, pki.identity(version=version, speaks_http=speaks_http), peer)
+        assert peer.tls.selected_alpn_protocol() == (chosen if speaks_http else None)
+
+
+@pytest.mark.parametrize("offered", [["h2"], ["http/1.0"], ["h2", "spdy/3", "HTTP/1.1"]])
+@within(30)
+async def test_no_common_protocol_is_an_alert_and_breaks_no_other_connection(
+    pki: Pki, offered: list[str]
+) -> None:
+    good = pki.context(pki.root.sign(pki.root.leaf(TRAEFIK)))
+    bad = pki.context(pki.root.sign(pki.root.leaf(TRAEFIK)))
+    bad.set_alpn_protocols(offered)
+    identity = pki.identity(speaks_http=True)
+    ours, peer = pki.dial(None, context=good)
+    innocent = await admit(ours, identity, peer)
+    ours, refused_peer = pki.dial(None, context=bad)
+    refused = await refuse(ours, identity, refused_peer)
+    assert "alert no application protocol" in refused.alert
+    assert repr(offered[0]) in refused.reason
+    assert "expected 'http/1.1'" in refused.reason
+    await peer.send(b"hello")
+    assert await drained(innocent, 5) == b"hello"
+    ours, peer = pki.dial(None, context=good)
+    await admit(ours, identity, peer)
 
 
 @within(30)

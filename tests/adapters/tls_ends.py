@@ -174,6 +174,7 @@ class Refused:
     claimed: str
     alert: str
     seen_at: str
+    hint: str | None = None
 
 
 async def admit(ours: socket.socket, identity: ServerIdentity, peer: Peer) -> TlsStream:
@@ -212,7 +213,7 @@ async def refuse(
         else:
             raise AssertionError(f"admitted: {stream.peer}")
         await farewell(ours)
-    return Refused(error.message, error.claimed, seen[0], seen[1])
+    return Refused(error.message, error.claimed, seen[0], seen[1], error.hint)
 
 
 async def farewell(sock: socket.socket) -> None:

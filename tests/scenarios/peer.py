@@ -68,6 +68,11 @@ class HalfCloser:
         self._tls = strict(context).wrap_bio(self._incoming, self._outgoing)
         self._until_done(self._tls.do_handshake)
 
+    @property
+    def alpn(self) -> str | None:
+        """What was agreed on by ALPN."""
+        return self._tls.selected_alpn_protocol()
+
     def __enter__(self) -> HalfCloser:
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -682,3 +683,29 @@ def test_backend_need_not_judge_the_origin_that_we_judged(browsers: Site) -> Non
     with browsers.dial() as peer:
         assert peer.ask("GET", "/v1/models", ORIGIN).status == 200
     assert browsers.backend.next_call().values("origin") == []
+
+
+# What is agreed on before any request.
+
+
+def test_http_is_agreed_on_by_alpn(site: Site) -> None:
+    for offered, agreed in ((["h2", "http/1.1"], "http/1.1"), ([], None)):
+        context = site.context()
+        if offered:
+            context.set_alpn_protocols(offered)
+        with HttpPeer(site.address, context) as peer:
+            assert peer.alpn == agreed
+            assert peer.ask("GET", "/v1/models").status == 200
+
+
+def test_client_that_speaks_http_2_alone_is_told_so_by_an_alert(site: Site) -> None:
+    context = site.context()
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(site.address, 20) as sock,
+        pytest.raises(ssl.SSLError, match="no application protocol"),
+    ):
+        context.wrap_socket(sock)
+    line = site.daemon.wait_for("peer refused", claimed="none")
+    assert line["reason"] == "the peer offers 'h2' by ALPN, expected 'http/1.1'"
+    assert line["hint"]

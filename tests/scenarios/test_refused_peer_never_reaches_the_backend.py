@@ -146,8 +146,13 @@ def test_plain_http(launch: Launch, backend: EchoBackend, traefik: ssl.SSLContex
     daemon = launch()
     address, _ = turned_away(daemon.address, None)
     line = daemon.wait_for("peer refused", address=address)
-    assert (line["claimed"], line["reason"]) == ("none", "http request")
+    reason = "the peer sent plain HTTP, expected TLS"
+    assert (line["claimed"], line["reason"]) == ("none", reason)
+    assert "https://" in line["hint"]
     _only_the_honest_peer_arrived(daemon, backend, traefik)
+
+
+TOO_OLD = "the peer offers TLS 1.2 at most, expected TLS 1.3"
 
 
 def test_peer_that_knows_no_tls_newer_than_1_2(
@@ -161,7 +166,8 @@ def test_peer_that_knows_no_tls_newer_than_1_2(
     old = client_context(authority, authority.sign(authority.leaf(TRAEFIK)), folder, "1.2")
     address, _ = turned_away(daemon.address, old)
     line = daemon.wait_for("peer refused", address=address)
-    assert (line["claimed"], line["reason"]) == ("none", "unsupported protocol")
+    assert (line["claimed"], line["reason"]) == ("none", TOO_OLD)
+    assert "tls_minimum_version" in line["hint"]
     _only_the_honest_peer_arrived(daemon, backend, traefik)
 
 

@@ -19,7 +19,7 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from sidecar.adapters.tls.client_stream import ClientStream
-from sidecar.adapters.tls.identity import ServerIdentity
+from sidecar.adapters.tls.identity import HTTP, ServerIdentity
 from sidecar.adapters.tls.judgement import Presented, judge_peers
 from sidecar.adapters.tls.stream import openssl_words
 from sidecar.core.errors import PeerError
@@ -84,7 +84,7 @@ async def client_handshake(
     if server_name:
         stream.tls.set_tlsext_host_name(server_name.encode("ascii"))
     if speaks_http:
-        stream.tls.set_alpn_protos([b"http/1.1"])
+        stream.tls.set_alpn_protos([HTTP])
     with trio.move_on_after(seconds) as deadline:
         try:
             await _shake(stream, sock)

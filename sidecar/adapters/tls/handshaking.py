@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
+from errno import errorcode
 
 import trio
 from OpenSSL import SSL
@@ -12,18 +14,21 @@ from sidecar.adapters.tls.identity import ServerIdentity
 from sidecar.adapters.tls.judgement import Presented
 from sidecar.adapters.tls.stream import TlsStream, openssl_reason, openssl_words
 from sidecar.core.errors import PeerError
+from sidecar.core.first_bytes import LOOKED_AT, may_be_tls, other_protocol, too_old
 from sidecar.core.handshake_result import HandshakeResult, openssl_result
 
 # One step of one handshake in each pass of the scheduler: it takes up to a millisecond, and the
 # streams of others come in between.
 _TURN = trio.Lock()
+# How long a peer that speaks no TLS may take to say what it speaks.
+_SAYS_SECONDS = 0.3
 
 
 class HandshakeError(PeerError):
     """A peer that did not get in; `claimed` is the ID it presented, unproven and quoted."""
 
-    def __init__(self, message: str, claimed: str, result: str) -> None:
-        super().__init__(message, result=result)
+    def __init__(self, message: str, claimed: str, result: str, hint: str | None = None) -> None:
+        super().__init__(message, hint, result=result)
         self.claimed = claimed
 
 
@@ -34,9 +39,16 @@ async def handshake(sock: socket.socket, identity: ServerIdentity, seconds: floa
     connection.set_app_data(presented)
     connection.set_accept_state()
     with trio.move_on_after(seconds) as deadline:
+        first = b""
         try:
+            first = await _first_bytes(sock)
             await _shake(connection, sock)
+        except PeerError as exc:  # not TLS, or no protocol in it that we speak
+            raise HandshakeError(exc.message, presented.claimed, exc.result, exc.hint) from exc
         except SSL.Error as exc:
+            if "unsupported protocol" in openssl_words(exc):
+                old = too_old(first)
+                raise HandshakeError(old.message, "none", old.result, old.hint) from exc
             left = "the peer ended the connection during the handshake"
             reason = presented.refusal or openssl_reason(exc, ended=left)
             result = presented.result if presented.refusal else openssl_result(openssl_words(exc))
@@ -51,6 +63,29 @@ async def handshake(sock: socket.socket, identity: ServerIdentity, seconds: floa
     # What was gathered is garbage now; an idle connection should not carry it.
     connection.set_app_data(None)
     return TlsStream(connection, sock, presented.peer, identity)
+
+
+async def _first_bytes(sock: socket.socket) -> bytes:
+    """Look at the first bytes without taking them; or raise `PeerError`: they are no TLS."""
+    await trio.lowlevel.wait_readable(sock)
+    try:
+        first = sock.recv(LOOKED_AT, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""  # readable for a moment only; OpenSSL waits
+    except OSError as exc:
+        raise PeerError(
+            errorcode.get(exc.errno or 0, str(exc)), result=HandshakeResult.LEFT
+        ) from exc
+    if not first or may_be_tls(first[0]):
+        return first
+    said = b""
+    with trio.move_on_after(_SAYS_SECONDS), suppress(OSError):
+        while len(said) < LOOKED_AT:
+            await trio.lowlevel.wait_readable(sock)
+            if not (data := sock.recv(LOOKED_AT - len(said))):
+                break
+            said += data
+    raise other_protocol(said or first)
 
 
 async def _shake(connection: SSL.Connection, sock: socket.socket) -> None:

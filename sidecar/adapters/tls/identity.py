@@ -10,7 +10,8 @@ import trio
 from OpenSSL import SSL, crypto
 
 from sidecar.adapters.tls.judgement import judge_peers
-from sidecar.core.errors import AgentProtocolError
+from sidecar.core.errors import AgentProtocolError, PeerError
+from sidecar.core.handshake_result import HandshakeResult
 from sidecar.core.identity_state import Clocks, Standing
 from sidecar.core.ledger import Ledger
 from sidecar.core.peer import SvidVerifier
@@ -18,6 +19,7 @@ from sidecar.core.svid import Bundles, X509Svid
 
 # TLS 1.2 has no other AEAD suites with forward secrecy; TLS 1.3 brings its own.
 _TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+HTTP = b"http/1.1"  # in ALPN
 _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 
 
@@ -68,13 +70,17 @@ class CurrentIdentity:
         return self.identity if usable else None
 
 
-def server_identity(svid: X509Svid, bundles: Bundles, minimum_version: str) -> ServerIdentity:
+def server_identity(
+    svid: X509Svid, bundles: Bundles, minimum_version: str, *, speaks_http: bool = False
+) -> ServerIdentity:
     """Build what one update is served with; a new context each time, never a changed one.
 
     What OpenSSL cannot read is `AgentProtocolError`.
     """
     try:
         context = _server_context(svid, minimum_version)
+        if speaks_http:
+            context.set_alpn_select_callback(_choose_protocol)
     except (SSL.Error, crypto.Error, ValueError) as exc:
         raise AgentProtocolError(f"SVID {svid.spiffe_id}: OpenSSL cannot use it: {exc}") from exc
     return ServerIdentity(svid, bundles, SvidVerifier(bundles), context)
@@ -94,3 +100,19 @@ def _server_context(svid: X509Svid, minimum_version: str) -> SSL.Context:
     context.check_privatekey()
     judge_peers(context, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
     return context
+
+
+def _choose_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+    """Give the one protocol of mode http; what is raised becomes `no_application_protocol`.
+
+    pyOpenSSL raises it anew from the call that the handshake is made with. Not called for a peer
+    that offers nothing (RFC 7301 3.2).
+    """
+    if HTTP in offered:
+        return HTTP
+    names = ", ".join(repr(one[:32].decode("ascii", "replace")) for one in offered[:4])
+    raise PeerError(
+        f"the peer offers {names} by ALPN, expected 'http/1.1'",
+        "switch HTTP/2 off in the client for this server (Traefik: disableHTTP2)",
+        result=HandshakeResult.PROTOCOL,
+    )
