@@ -25,6 +25,7 @@ from sidecar.hooks import Hooks
 from sidecar.server import Server
 
 _REPORT_SECONDS = 5.0
+_PLAIN = "text/plain; charset=utf-8"
 
 
 class AdminPages:
@@ -52,6 +53,18 @@ class AdminPages:
             "/status": self._status,
             "/metrics": self._metrics,
         }
+
+    def health_pages(self) -> Pages:
+        """Return the pages for whoever asks: whether, and nothing of why."""
+        return {"/livez": self._alive_for_all, "/readyz": self._ready_for_all}
+
+    async def _alive_for_all(self) -> Page:
+        return Page(b"ok\n", _PLAIN)
+
+    async def _ready_for_all(self) -> Page:
+        if verdict(await self._now(FRESH_SECONDS)).ready:
+            return Page(b"ok\n", _PLAIN)
+        return Page(b"not ready\n", _PLAIN, 503)
 
     async def _alive(self) -> Page:
         return Page(b'{"alive":true}\n')

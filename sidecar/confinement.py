@@ -17,7 +17,6 @@ import structlog
 from sidecar.adapters.cert_files import CertFiles
 from sidecar.adapters.file_changes import places_of
 from sidecar.adapters.sandbox import Confinement, confine, python_needs
-from sidecar.core.address import Inherited
 from sidecar.core.checked import Checked
 from sidecar.core.config import Config, HelperConfig
 from sidecar.core.errors import CertFilesError
@@ -89,9 +88,9 @@ def _written(checked: Checked) -> Iterator[Path]:
         # Where it could not be made it is made later, when what is in the way has been removed.
         yield next(folder for folder in (directory, *directory.parents) if folder.is_dir())
 
-    admin = checked.config.admin
-    if admin is not None and admin.address.ip is None:
-        yield Path(admin.address.path).parent
+    for address in checked.config.listens_on():
+        if address.path:
+            yield Path(address.path).parent
 
     log_file = checked.config.log.file
     if log_file is not None:
@@ -102,12 +101,9 @@ def _written(checked: Checked) -> Iterator[Path]:
 
 
 def _ports(config: HelperConfig) -> Iterator[int]:
-    if isinstance(config, Config):
-        for address in config.listener.address:
-            if not isinstance(address, Inherited):
-                yield address.port
-    if config.admin is not None and config.admin.address.ip is not None:
-        yield config.admin.address.port
+    for address in config.listens_on():
+        if address.ip is not None:
+            yield address.port
 
 
 def tell_confinement(confinement: Confinement) -> None:

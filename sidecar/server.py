@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import resource
 import socket
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -17,18 +19,19 @@ import trio
 
 from sidecar.adapters import backend
 from sidecar.adapters.backend_health import Ask, BackendHealth, HealthPath
+from sidecar.adapters.binding import bind, listen
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifelines
-from sidecar.adapters.listener import Slots, accept_forever, bind, listen
+from sidecar.adapters.listener import Slots, accept_forever
 from sidecar.adapters.relay import Relay
-from sidecar.adapters.service_manager import Notifier, inherited
+from sidecar.adapters.service_manager import Notifier
 from sidecar.adapters.tls import CurrentIdentity
 from sidecar.connection import Mode, Service, serve
 from sidecar.core.address import Address, Inherited
 from sidecar.core.checked import Checked, Serving
 from sidecar.core.config import Config
-from sidecar.core.errors import BackendError, ListenError
+from sidecar.core.errors import BackendError
 from sidecar.http_mode import HttpMode
 from sidecar.lifekeeper import LifeKeeper
 from sidecar.reloader import ConfigInForce, Followed, followed_config, followed_policy
@@ -44,7 +47,13 @@ _OPEN_MAX = 10240
 class Server:
     """One serving sidecar; binds at once, listens when there is an identity."""
 
-    def __init__(self, checked: Checked, serving: Serving, current: CurrentIdentity) -> None:
+    def __init__(
+        self,
+        checked: Checked,
+        serving: Serving,
+        current: CurrentIdentity,
+        handed: Mapping[str, Sequence[socket.socket]],
+    ) -> None:
         config = serving.config
         self.descriptors = raise_descriptor_limit(config)
         self.in_force = ConfigInForce(config, self.apply, current.ledger)
@@ -70,7 +79,8 @@ class Server:
             ),
         ]
         self.ending = trio.Event()
-        self._sockets = _sockets(config)
+        self._closing = ExitStack()
+        self._sockets = _sockets(config, handed, self._closing)
 
     def _made_mode(self, config: Config) -> Mode:
         policy, slots, relay = self.policy, self.slots, self.relay
@@ -139,8 +149,7 @@ class Server:
 
     def close(self) -> None:
         """Stop listening."""
-        for sock in self._sockets:
-            sock.close()
+        self._closing.close()
 
 
 def _question(config: Config) -> Ask:
@@ -160,17 +169,15 @@ async def _reason_against_connecting(address: Address, seconds: float) -> str | 
     return None
 
 
-def _sockets(config: Config) -> list[socket.socket]:
+def _sockets(
+    config: Config, handed: Mapping[str, Sequence[socket.socket]], closing: ExitStack
+) -> list[socket.socket]:
     """Bind what is ours to bind, and take what the service manager has bound."""
     addresses = config.listener.address
-    sockets = bind([one for one in addresses if not isinstance(one, Inherited)])
+    sockets = bind([one for one in addresses if not isinstance(one, Inherited)], closing)
     for address in addresses:
         if isinstance(address, Inherited):
-            sockets += inherited(address.manager)
-    for sock in sockets:
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
-            hint = "peers come over the network: ListenStream=0.0.0.0:6701, say"
-            raise ListenError(f"cannot serve on {sock.getsockname()!r}: it is no TCP socket", hint)
+            sockets += [closing.enter_context(one) for one in handed[address.manager]]
     return sockets
 
 

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
 import trio
 
-from sidecar.adapters.admin import bind_admin, serve_admin
+from sidecar.adapters.admin import serve_admin, serve_health
+from sidecar.adapters.binding import bind, bind_admin, listen, require_local
 from sidecar.adapters.cert_files import CertFiles
-from sidecar.adapters.service_manager import Notifier, notifier
+from sidecar.adapters.service_manager import Notifier, inherited, notifier
 from sidecar.adapters.tls import CurrentIdentity
 from sidecar.admin_pages import AdminPages
+from sidecar.core.address import Inherited
 from sidecar.core.after_rotation import hook
 from sidecar.core.checked import Checked
+from sidecar.core.config import HelperConfig
 from sidecar.file_keeper import keep_files
 from sidecar.hooks import Hooks
 from sidecar.jwt_keeper import JwtFiles, keep_jwt_bundles, keep_jwt_svids
@@ -47,12 +51,16 @@ async def run(checked: Checked) -> None:
         on_result = current.ledger.hook_done
         tables = checked.config.after_rotation
         hooks = Hooks([hook(one) for one in tables], checked.directory, on_result)
-        server = Server(checked, checked.serving, current) if checked.serving else None
-        pages = AdminPages(checked, current, hooks, server).pages()
-        admin = checked.config.admin
-        visitors = [closing.enter_context(bind_admin(admin.address))] if admin else []
+        handed = inherited(checked.config.managers())
+        server = Server(checked, checked.serving, current, handed) if checked.serving else None
+        if server:
+            closing.callback(server.close)
+        pages = AdminPages(checked, current, hooks, server)
+        visitors = _admin_sockets(checked.config, handed, closing)
+        probes = _health_sockets(checked.config, handed, closing)
         async with trio.open_nursery() as daemon:
-            daemon.start_soon(serve_admin, visitors, pages)
+            daemon.start_soon(serve_admin, visitors, pages.pages())
+            daemon.start_soon(serve_health, probes, pages.health_pages())
             daemon.start_soon(_fetch_when_asked, wishes, current, hooks)
             daemon.start_soon(_watchdog, manager)
             daemon.start_soon(_identity, checked, current, hooks)
@@ -64,6 +72,36 @@ async def run(checked: Checked) -> None:
             daemon.cancel_scope.cancel()
     manager.close()
     log.info("stopped")
+
+
+Handed = Mapping[str, Sequence[socket.socket]]
+
+
+def _admin_sockets(
+    config: HelperConfig, handed: Handed, closing: ExitStack
+) -> Sequence[socket.socket]:
+    if config.admin is None:
+        return []
+    address = config.admin.address
+    if not isinstance(address, Inherited):
+        return [closing.enter_context(bind_admin(address))]
+    for sock in handed[address.manager]:
+        require_local(sock, "[admin]")
+    return [closing.enter_context(sock) for sock in handed[address.manager]]
+
+
+def _health_sockets(
+    config: HelperConfig, handed: Handed, closing: ExitStack
+) -> Sequence[socket.socket]:
+    if config.health is None:
+        return []
+    address = config.health.address
+    if isinstance(address, Inherited):
+        sockets = [closing.enter_context(sock) for sock in handed[address.manager]]
+    else:
+        sockets = bind([address], closing)
+    log.info("health is told", listening=listen(sockets))
+    return sockets
 
 
 async def _fetch_when_asked(

@@ -8,7 +8,8 @@ from typing import Self
 
 import trio
 
-from sidecar.adapters.admin import Page, bind_admin, serve_admin
+from sidecar.adapters.admin import Page, serve_admin
+from sidecar.adapters.binding import bind_admin
 from sidecar.core.address import Address
 
 

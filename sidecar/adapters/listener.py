@@ -1,8 +1,8 @@
-"""The listening sockets: bind, accept, limit, hand over.
+"""The listening sockets: accept, limit, hand over.
 
-Gets addresses and a handler, and calls the handler with each accepted socket. Knows neither TLS
-nor identity. Binding comes first and listening later: a port that is in use shows at start, and
-until there is an identity a peer is refused by the kernel instead of being kept waiting.
+Gets sockets that listen and a handler, and calls the handler with each accepted socket. Knows
+neither TLS nor identity. They listen only when there is an identity: until then a peer is refused
+by the kernel instead of being kept waiting.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
 import trio
 
-from sidecar.core.address import Address
-from sidecar.core.errors import ListenError
+from sidecar.core.address import address_text
 
 Handler = Callable[[socket.socket, str], Awaitable[None]]
 
 log = structlog.get_logger()
 
-_BACKLOG = 1024
 _RETRY_SECONDS = 0.1
 # A peer that vanished without a word (a laptop that sleeps) is found out after this long.
 _KEEPALIVE_SECONDS = 60
@@ -90,48 +88,6 @@ class Slots:
             self.connections -= 1
 
 
-def bind(addresses: Sequence[Address]) -> list[socket.socket]:
-    """Bind every address, or raise `ListenError` and bind none."""
-    sockets: list[socket.socket] = []
-    try:
-        for address in addresses:
-            sockets.append(_bind(address))
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
-
-
-def _bind(address: Address) -> socket.socket:
-    family = socket.AddressFamily[address.family]
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # Systems differ in the default; an IPv4 address is listened on when it is asked for.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address.sockaddr)
-    except OSError as exc:
-        sock.close()
-        raise _listen_error(str(address), exc) from exc
-    return sock
-
-
-def listen(sockets: Sequence[socket.socket]) -> list[str]:
-    """Begin to listen; give the addresses, with the port that the kernel chose for port 0."""
-    addresses = []
-    for sock in sockets:
-        shown = address_text(sock.getsockname())
-        try:
-            sock.listen(_BACKLOG)
-        except OSError as exc:
-            raise _listen_error(shown, exc) from exc
-        addresses.append(shown)
-    return addresses
-
-
 async def accept_forever(sock: socket.socket, handler: Handler, connections: trio.Nursery) -> None:
     """Accept for ever; each connection is a task of `connections` and outlives this one."""
     while True:
@@ -149,7 +105,8 @@ async def accept_forever(sock: socket.socket, handler: Handler, connections: tri
             continue
         try:
             _tune(accepted)
-            address = address_text(peer)
+            # A peer on a Unix socket has no name.
+            address = address_text(sock.getsockname() if sock.family == socket.AF_UNIX else peer)
         except (OSError, TypeError):
             # The peer has left already: macOS then refuses options, and may name no address.
             accepted.close()
@@ -160,6 +117,8 @@ async def accept_forever(sock: socket.socket, handler: Handler, connections: tri
 
 def _tune(sock: socket.socket) -> None:
     sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     option = keepalive_option(socket)
@@ -194,19 +153,3 @@ async def drain_unread(sock: socket.socket) -> None:
                     return
     except OSError:
         return  # it is gone already
-
-
-def address_text(name: tuple[str, int] | tuple[str, int, int, int]) -> str:
-    """Give `ip:port` or `[ip]:port` of a socket name."""
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _listen_error(address: str, exc: OSError) -> ListenError:
-    hints = {
-        errno.EADDRINUSE: "another process has the port; another sidecar, or the model server?",
-        errno.EADDRNOTAVAIL: "no interface of this host has the address",
-        errno.EACCES: "a port below 1024 needs privileges; use 6701, or socket activation",
-    }
-    hint = hints.get(exc.errno or 0)
-    return ListenError(f"cannot listen on {address}: {exc.strerror or exc}", hint)

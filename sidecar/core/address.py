@@ -9,6 +9,7 @@ Specification: SPIFFE Workload Endpoint 4 (Locating the Endpoint).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import unquote_to_bytes
@@ -16,7 +17,8 @@ from urllib.parse import unquote_to_bytes
 # Workload Endpoint 4 (Locating the Endpoint): asked after the configuration, before the default.
 ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"
 
-_LAUNCHD = re.compile(r"launchd:[A-Za-z0-9._-]+")
+# What systemd takes as FileDescriptorName=, and the name of a socket in a plist.
+_MANAGED = re.compile(r"systemd(?::[ -9;-~]{1,255})?|launchd:[A-Za-z0-9._-]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PATH = re.compile(r"/[^\x00-\x1f\x7f]*")  # the system would cut a path at a NUL
 _UNIX_URL = re.compile(r"unix:(?://)?(/(?!/)[^?#\x00-\x20\x7f]*)")
@@ -72,7 +74,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Inherited(Address):
-    """Where a service manager listens for us: "systemd", or "launchd:NAME" as in its plist."""
+    """Where a service manager listens for us, by the name in its socket unit or plist.
+
+    "systemd:NAME" or "launchd:NAME"; "systemd": all sockets that no other table names.
+    """
 
     manager: str = ""
 
@@ -81,17 +86,17 @@ class Inherited(Address):
 
 
 class ListenAddress(Address):
-    """Where peers connect: an address to bind, or sockets of the service manager."""
+    """Where we listen: an address to bind, or sockets of the service manager."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `ip:port`, `[ip]:port`, `systemd` or `launchd:NAME`."""
-        if text == "systemd" or _LAUNCHD.fullmatch(text):
+        """Read `ip:port`, `[ip]:port`, `unix:/path`, `systemd`, `systemd:NAME`, `launchd:NAME`."""
+        if _MANAGED.fullmatch(text):
             return Inherited(None, manager=text)
         try:
             return Address.parse(text)
         except ValueError as exc:
-            raise ValueError(f'{exc}; or "systemd" or "launchd:NAME"') from exc
+            raise ValueError(f'{exc}; or "systemd:NAME" or "launchd:NAME"') from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,33 @@ class WorkloadEndpoint:
 
     def __str__(self) -> str:
         return str(self.address) if self.address.ip is None else f"tcp://{self.address}"
+
+
+def is_for_both_families(address: Address, all_of_them: Iterable[Address]) -> bool:
+    """Tell whether a socket takes IPv4 as well: `[::]`, unless IPv4 is asked for on its port."""
+    if not isinstance(address.ip, IPv6Address):
+        return False
+    if address.ip.ipv4_mapped is not None:
+        return True
+    apart = address.port and any(
+        one.port == address.port for one in all_of_them if one.family == "AF_INET"
+    )
+    return address.ip.is_unspecified and not apart
+
+
+def address_text(name: str | bytes | tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """Return `ip:port`, `[ip]:port` or `unix:/path` of a socket name.
+
+    An IPv4 address that a socket for both families has mapped (`::ffff:192.0.2.1`) is shown as it
+    is.
+    """
+    if isinstance(name, str | bytes):
+        return f"unix:{name if isinstance(name, str) else name.decode(errors='replace')}"
+    ip, _, scope = name[0].partition("%")
+    parsed = ip_address(ip)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    shown = f"{mapped or parsed}%{scope}" if scope else str(mapped or parsed)
+    return f"[{shown}]:{name[1]}" if ":" in shown else f"{shown}:{name[1]}"
 
 
 def _ip(host: str) -> IPv4Address | IPv6Address:

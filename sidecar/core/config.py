@@ -8,11 +8,12 @@ expose the model server, or serve without a policy, is refused here.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
-from sidecar.core.address import Address, ListenAddress, WorkloadEndpoint
+from sidecar.core.address import Address, Inherited, ListenAddress, WorkloadEndpoint
 from sidecar.core.cors import HEADER_NAME, Cors, cors_problems
 from sidecar.core.files_config import (
     AfterRotationTable,
@@ -174,7 +175,13 @@ class CorsTable(Table, frozen=True):
 class AdminTable(Table, frozen=True):
     """Health, status and metrics, for this host alone; without this table there are none."""
 
-    address: Address = Address.parse("127.0.0.1:6703")
+    address: ListenAddress = cast(ListenAddress, Address.parse("127.0.0.1:6703"))
+
+
+class HealthTable(Table, frozen=True):
+    """/livez and /readyz without details, for whoever asks; without this table there are none."""
+
+    address: ListenAddress
 
 
 class SandboxTable(Table, frozen=True):
@@ -201,8 +208,17 @@ class HelperConfig(Table, frozen=True):
     jwt_svid: tuple[JwtSvidTable, ...] = ()
     after_rotation: tuple[AfterRotationTable, ...] = ()
     admin: AdminTable | None = None
+    health: HealthTable | None = None
     sandbox: SandboxTable = SandboxTable()
     log: LogTable = LogTable()
+
+    def listens_on(self) -> Iterator[Address]:
+        """Yield every address that is listened on."""
+        yield from (one.address for one in (self.admin, self.health) if one is not None)
+
+    def managers(self) -> list[str]:
+        """Return what the service manager hands over: "systemd:NAME" and its like."""
+        return [one.manager for one in self.listens_on() if isinstance(one, Inherited)]
 
 
 class Config(HelperConfig, frozen=True, kw_only=True):
@@ -217,6 +233,11 @@ class Config(HelperConfig, frozen=True, kw_only=True):
     cors: CorsTable | None = None
     response_headers: tuple[tuple[str, str], ...] = ()
 
+    def listens_on(self) -> Iterator[Address]:
+        """Yield every address that is listened on."""
+        yield from self.listener.address
+        yield from HelperConfig.listens_on(self)
+
 
 TABLES: dict[str, type[Table]] = {
     "workload_api": WorkloadApiTable,
@@ -230,6 +251,7 @@ TABLES: dict[str, type[Table]] = {
     "limits": LimitsTable,
     "cors": CorsTable,
     "admin": AdminTable,
+    "health": HealthTable,
     "sandbox": SandboxTable,
     "log": LogTable,
 }
@@ -256,7 +278,7 @@ def parse_config(text: str, file: str) -> HelperConfig:
         tables[name] = tuple(read_tables(struct, name, document, file, problems))
     _check_own_id(document.get("workload_api"), file, problems)
     _check_purpose(document, file, problems)
-    _check_listener(document.get("listener"), file, problems)
+    _check_addresses(document, file, problems)
     _check_backend(document.get("backend"), file, problems)
     _check_admin(document.get("admin"), file, problems)
     _check_cors(tables.get("cors"), file, problems)
@@ -279,7 +301,7 @@ def _addresses(table: object) -> list[Address]:
     addresses = []
     for value in values if isinstance(values, list) else [values]:
         try:
-            addresses += [Address.parse(value)] if isinstance(value, str) else []
+            addresses += [ListenAddress.parse(value)] if isinstance(value, str) else []
         except ValueError:
             continue
     return addresses
@@ -299,13 +321,20 @@ def _check_purpose(document: dict[str, Any], file: str, problems: list[Problem])
             problems.append(Problem(file, f"[{name}]", "a table of what serves", expected))
 
 
-def _check_listener(table: object, file: str, problems: list[Problem]) -> None:
-    addresses, where = _addresses(table), "[listener] address"
-    for at, address in enumerate(addresses):
-        if address.ip is None:
-            problems.append(Problem(file, where, repr(str(address)), "ip:port or [ip]:port"))
-        if address.port and address in addresses[:at]:
-            problems.append(Problem(file, where, f"{str(address)!r} twice", "each address once"))
+def _check_addresses(document: dict[str, Any], file: str, problems: list[Problem]) -> None:
+    """What is listened on is listened on for one purpose."""
+    seen: list[Address] = []
+    for name in ("listener", "admin", "health"):
+        where = f"[{name}] address"
+        for address in _addresses(document.get(name)):
+            if address in seen and (address.port or address.ip is None):
+                problems.append(
+                    Problem(file, where, f"{str(address)!r} twice", "each address once")
+                )
+            if str(address) == "systemd" and name != "listener":
+                expected = 'the name of the socket, FileDescriptorName=: "systemd:NAME"'
+                problems.append(Problem(file, where, "'systemd'", expected))
+            seen.append(address)
 
 
 def _check_own_id(table: object, file: str, problems: list[Problem]) -> None:

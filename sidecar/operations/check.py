@@ -6,10 +6,10 @@ beyond reading them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sidecar.core.address import ENDPOINT_VARIABLE, Address, WorkloadEndpoint
+from sidecar.core.address import ENDPOINT_VARIABLE, Address, WorkloadEndpoint, is_for_both_families
 from sidecar.core.after_rotation import hook
 from sidecar.core.checked import Checked, Serving
 from sidecar.core.config import Config, HelperConfig, parse_config
@@ -65,16 +65,25 @@ def summary(checked: Checked) -> Iterator[str]:
         yield f"identity  {wanted}, from {checked.endpoint}"
     if serving:
         listener, backend, policy = serving.config.listener, serving.config.backend, serving.policy
-        where = ", ".join(map(str, listener.address))
+        where = ", ".join(_told(one, listener.address) for one in listener.address)
         yield f"listener  {where}, TLS {listener.tls_minimum_version} or newer"
         yield f"backend   {backend.address}, mode {backend.mode}"
         yield f"policy    {len(policy.allow)} allow, {len(policy.deny)} deny"
+    if config.health:
+        yield f"health    {_told(config.health.address, ())}, /livez and /readyz for all who ask"
     if config.cert_files:
         yield f"files     {Path(checked.directory) / config.cert_files.directory}"
     for jwt in config.jwt_svid:
         yield f"JWT-SVID  {jwt.file}, for {', '.join((jwt.audience, *jwt.extra_audiences))}"
     for table in config.after_rotation:
         yield f"then      {table.name}: {hook(table).action}"
+
+
+def _told(address: Address, beside: Sequence[Address]) -> str:
+    """Say of `[::]` which families it is for, as the system's own default differs."""
+    if not is_for_both_families(address, beside):
+        return str(address)
+    return f"{address} (IPv6 and IPv4)"
 
 
 def warnings(checked: Checked) -> Iterator[str]:

@@ -17,7 +17,7 @@ import httpx
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from sidecar.core.address import Address
+from sidecar.core.address import Address, Inherited, ListenAddress
 from sidecar.core.config import AdminTable
 from sidecar.core.errors import ConfigError, SidecarError
 from sidecar.core.status import Report, printable, read_report
@@ -56,9 +56,12 @@ def admin_address(config_file: Path) -> Address:
     table = document["admin"]
     found = table.get("address", str(DEFAULT_ADDRESS)) if isinstance(table, dict) else table
     try:
-        address = Address.parse(found) if isinstance(found, str) else None
+        address = ListenAddress.parse(found) if isinstance(found, str) else None
     except ValueError:
         address = None
+    if isinstance(address, Inherited):
+        hint = "its socket unit or plist says where: ask that for /status, with curl say"
+        raise ConfigError(f"{config_file.name}: [admin] is {address}, which names no address", hint)
     if address is None or not address.is_loopback:
         expected = "expected a loopback address or unix:/path"
         raise ConfigError(f"{config_file.name}: [admin] address: found {found!r}, {expected}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from sidecar.adapters.tls import CurrentIdentity
+from sidecar.core.address import Inherited
 from sidecar.core.checked import Checked
 from sidecar.core.errors import InvalidSpiffeIdError, SidecarError
 from sidecar.core.spiffe_id import SpiffeId
@@ -49,7 +50,7 @@ def own_id(checked: Checked) -> OwnId:
 def _id_of_daemon(checked: Checked) -> SpiffeId | None:
     """Ask the daemon; None when it is not there or has no identity."""
     admin = checked.config.admin
-    if admin is None:
+    if admin is None or isinstance(admin.address, Inherited):
         return None
     try:
         identity = ask(admin.address).report.status.identity

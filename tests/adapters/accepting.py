@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import resource
 import socket
+from contextlib import ExitStack
 
 import trio
 
-from sidecar.adapters.listener import accept_forever, bind, listen
+from sidecar.adapters.binding import bind, listen
+from sidecar.adapters.listener import accept_forever
 from sidecar.core.address import Address
 from sidecar.logs import configure_logs
 
@@ -25,7 +27,7 @@ async def echo(sock: socket.socket, _address: str) -> None:
 
 
 async def accept() -> None:
-    sockets = bind([Address.parse("127.0.0.1:0")])
+    sockets = bind([Address.parse("127.0.0.1:0")], ExitStack())
     print(listen(sockets)[0], flush=True)
     async with trio.open_nursery() as nursery:
         await accept_forever(sockets[0], echo, nursery)

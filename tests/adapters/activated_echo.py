@@ -27,7 +27,7 @@ def main() -> None:
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    sockets = inherited("systemd")
+    sockets = inherited(["systemd"])["systemd"]
     by_number = {sock.fileno(): sock for sock in sockets}
     while True:
         readable, _, _ = select.select([woken, *by_number], [], [])

@@ -18,8 +18,9 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from sidecar.adapters.admin import Page, bind_admin, serve_admin
+from sidecar.adapters.admin import Page, serve_admin
 from sidecar.adapters.admin.server import MAX_HEAD_BYTES, MAX_VISITORS, _accept
+from sidecar.adapters.binding import bind_admin
 from sidecar.core.address import Address
 from sidecar.core.errors import ListenError
 from tests.adapters.deadlines import until, within

@@ -142,13 +142,13 @@ def test_name_that_no_plist_can_have_is_refused(name: str, listening: Listening)
 @pytest.mark.skipif(sys.platform == "darwin", reason="for systems without launchd")
 def test_system_without_launchd_says_so() -> None:
     with pytest.raises(ListenError, match="it is a part of macOS"):
-        inherited("launchd:Peers", {})
+        inherited(["launchd:Peers"], {})
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="asks launchd itself")
 def test_launchd_itself_knows_no_such_socket() -> None:
     with pytest.raises(ListenError, match=r"has not started this|no socket of that name"):
-        inherited("launchd:NoSuchSocketOfSidecar", {})
+        inherited(["launchd:NoSuchSocketOfSidecar"], {})
 
 
 def test_launchd_is_told_nothing() -> None:

@@ -17,14 +17,8 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.adapters.listener import (
-    Slots,
-    accept_forever,
-    address_text,
-    bind,
-    keepalive_option,
-    listen,
-)
+from sidecar.adapters.binding import bind, listen
+from sidecar.adapters.listener import Slots, accept_forever, keepalive_option
 from sidecar.core.address import Address
 from sidecar.core.errors import ListenError
 from tests.adapters.accepting import DESCRIPTORS
@@ -34,10 +28,7 @@ LOOPBACK = Address.parse("127.0.0.1:0")
 
 
 def bind_all(closing: ExitStack, *texts: str) -> list[socket.socket]:
-    sockets = bind([Address.parse(text) for text in texts])
-    for sock in sockets:
-        closing.enter_context(sock)
-    return sockets
+    return bind([Address.parse(text) for text in texts], closing)
 
 
 @pytest.fixture
@@ -58,7 +49,7 @@ def taken(closing: ExitStack) -> Callable[[str], int]:
 def test_port_in_use_is_told_with_a_hint(taken: Callable[[], int]) -> None:
     port = taken()
     with pytest.raises(ListenError, match=f"127.0.0.1:{port}: Address already in use") as caught:
-        bind([Address.parse(f"127.0.0.1:{port}")])
+        bind([Address.parse(f"127.0.0.1:{port}")], ExitStack())
     assert "another process has the port" in (caught.value.hint or "")
 
 
@@ -67,12 +58,12 @@ def test_port_that_another_has_on_one_address_is_not_ours_on_all(
     taken: Callable[[], int],
 ) -> None:
     with pytest.raises(ListenError, match="already in use"):
-        bind([Address.parse(f"0.0.0.0:{taken()}")])
+        bind([Address.parse(f"0.0.0.0:{taken()}")], ExitStack())
 
 
 def test_address_of_another_host_is_told_with_a_hint() -> None:
     with pytest.raises(ListenError, match=r"192\.0\.2\.1:6701") as caught:
-        bind([Address.parse("192.0.2.1:6701")])
+        bind([Address.parse("192.0.2.1:6701")], ExitStack())
     assert "no interface" in (caught.value.hint or "")
 
 
@@ -80,12 +71,13 @@ def test_low_port_without_privileges_is_told_with_a_hint() -> None:
     become = "os.setgid(65534); os.setuid(65534)" if os.geteuid() == 0 else ""
     code = f"""
 import os
-from sidecar.adapters.listener import bind
+from contextlib import ExitStack
+from sidecar.adapters.binding import bind
 from sidecar.core.address import Address
 from sidecar.core.errors import ListenError
 {become}
 try:
-    bind([Address.parse("127.0.0.1:1")])
+    bind([Address.parse("127.0.0.1:1")], ExitStack())
 except ListenError as exc:
     print(exc.message, exc.hint)
 else:
@@ -107,7 +99,7 @@ def test_all_addresses_are_bound_or_none(closing: ExitStack, taken: Callable[[],
     good, bad = f"127.0.0.1:{port}", f"127.0.0.1:{taken()}"
     before = len(os.listdir("/dev/fd"))
     with pytest.raises(ListenError):
-        bind([Address.parse(good), Address.parse(bad)])
+        bind([Address.parse(good), Address.parse(bad)], ExitStack())
     assert len(os.listdir("/dev/fd")) == before
     bind_all(closing, good)
 
@@ -173,35 +165,64 @@ def test_ipv6_address_is_shown_in_brackets(closing: ExitStack) -> None:
     socket.create_connection(("::1", port), 5).close()
 
 
-@needs_ipv6
-def test_all_of_ipv6_and_all_of_ipv4_can_share_a_port(closing: ExitStack) -> None:
-    port = bind_all(closing, "0.0.0.0:0")[0].getsockname()[1]
-    bind_all(closing, f"[::]:{port}")
+def answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 @needs_ipv6
-def test_all_of_ipv6_is_not_all_of_ipv4(closing: ExitStack) -> None:
+def test_all_of_ipv6_alone_is_all_of_ipv4_as_well(closing: ExitStack) -> None:
     sock = bind_all(closing, "[::]:0")[0]
+    port = sock.getsockname()[1]
+    assert listen([sock]) == [f"[::]:{port}", f"0.0.0.0:{port}"]
+    assert answers("127.0.0.1", port)
+    assert answers("::1", port)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("order", [1, -1], ids=["IPv4 first", "IPv6 first"])
+@pytest.mark.parametrize("ipv4", ["0.0.0.0", "127.0.0.1", "127.0.0.2"])
+def test_ipv4_address_beside_all_of_ipv6_is_the_only_one(
+    closing: ExitStack, ipv4: str, order: int
+) -> None:
+    with ExitStack() as before:
+        port = bind_all(before, "[::]:0")[0].getsockname()[1]
+    texts = [f"{ipv4}:{port}", f"[::]:{port}"][::order]
+    assert listen(bind_all(closing, *texts)) == texts
+    assert answers("::1", port)
+    assert answers("127.0.0.1", port) is (ipv4 != "127.0.0.2")
+
+
+@needs_ipv6
+def test_ipv4_on_another_port_takes_nothing_from_ipv6(closing: ExitStack) -> None:
+    sockets = bind_all(closing, "127.0.0.1:0", "[::]:0")
+    assert len(listen(sockets)) == 3
+    assert answers("127.0.0.1", sockets[1].getsockname()[1])
+
+
+@needs_ipv6
+def test_one_ipv6_address_is_that_one_alone(closing: ExitStack) -> None:
+    sock = bind_all(closing, "[::1]:0")[0]
     listen([sock])
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", sock.getsockname()[1]), 5)
+    assert not answers("127.0.0.1", sock.getsockname()[1])
+
+
+@needs_ipv6
+def test_ipv4_address_that_is_written_as_ipv6_is_listened_on(closing: ExitStack) -> None:
+    sock = bind_all(closing, "[::ffff:127.0.0.1]:0")[0]
+    port = sock.getsockname()[1]
+    assert listen([sock]) == [f"127.0.0.1:{port}"]
+    assert answers("127.0.0.1", port)
 
 
 @needs_ipv6
 def test_ipv6_port_in_use_is_told(taken: Callable[[str], int]) -> None:
     port = taken("::1")
     with pytest.raises(ListenError, match=rf"\[::1\]:{port}: Address already in use"):
-        bind([Address.parse(f"[::1]:{port}")])
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [(("127.0.0.1", 80), "127.0.0.1:80"), (("::1", 80, 0, 0), "[::1]:80")],
-)
-def test_socket_names_are_shown_as_addresses(
-    name: tuple[str, int] | tuple[str, int, int, int], text: str
-) -> None:
-    assert address_text(name) == text
+        bind([Address.parse(f"[::1]:{port}")], ExitStack())
 
 
 # Accepting.

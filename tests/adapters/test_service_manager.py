@@ -275,7 +275,9 @@ def test_sockets_are_taken_in_their_order_and_ready_for_use(
     unix.listen()
     first, environ = handed(tcp, unix)
     environ |= {"LISTEN_FDNAMES": "peers:admin", "LISTEN_PIDFDID": "12", "HOME": "/"}
-    taken = systemd.sockets(environ, first)
+    named = systemd.sockets(environ, first)
+    assert [name for name, _ in named] == ["peers", "admin"]
+    taken = [sock for _, sock in named]
     assert [sock.fileno() for sock in taken] == [first, first + 1]
     assert [sock.family for sock in taken] == [socket.AF_INET, socket.AF_UNIX]
     assert taken[0].getsockname() == tcp.getsockname()
@@ -292,7 +294,7 @@ def test_sockets_are_taken_in_their_order_and_ready_for_use(
 def test_manager_keeps_its_socket_when_we_close_ours(handed: Hand) -> None:
     tcp = listening()
     first, environ = handed(tcp)
-    (taken,) = systemd.sockets(environ, first)
+    ((_, taken),) = systemd.sockets(environ, first)
     taken.close()
     with socket.create_connection(tcp.getsockname(), 20):
         tcp.setblocking(True)
@@ -423,11 +425,79 @@ def test_promise_that_is_not_for_us_or_makes_no_sense_is_refused(
     assert reason in refused(200, dict(environ))
 
 
-@pytest.mark.parametrize("kind", ["", "upstart", "systemd:x", "Systemd", "launchd"])
+@pytest.mark.parametrize("kind", ["", "upstart", "Systemd", "launchd"])
 def test_other_managers_are_refused(kind: str) -> None:
     with pytest.raises(ListenError, match="no sockets come from") as caught:
-        inherited(kind, {})
+        inherited([kind], {})
     assert "launchd:NAME" in (caught.value.hint or "")
+
+
+# Sockets by their names.
+
+
+Names = Callable[..., dict[str, list[socket.socket]]]
+
+
+@pytest.fixture
+def by_name(handed: Hand, monkeypatch: pytest.MonkeyPatch, closing: ExitStack) -> Names:
+    """Hand over a socket for each name, and take what is of each kind."""
+
+    def take(names: str, *kinds: str) -> dict[str, list[socket.socket]]:
+        first, environ = handed(*[listening() for _ in names.split(":")])
+        monkeypatch.setattr(systemd.sockets, "__defaults__", (first,))
+        found = inherited(kinds, {**environ, "LISTEN_FDNAMES": names})
+        for sockets in found.values():
+            for sock in sockets:
+                closing.enter_context(sock)
+        return found
+
+    return take
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds", "counts"),
+    [
+        ("unnamed", ["systemd"], {"systemd": 1}),
+        ("a.socket:b", ["systemd"], {"systemd": 2}),
+        ("peers:admin:peers", ["systemd", "systemd:admin"], {"systemd": 2, "systemd:admin": 1}),
+        (
+            "p:a:h",
+            ["systemd:p", "systemd:a", "systemd:h"],
+            dict.fromkeys(["systemd:p", "systemd:a", "systemd:h"], 1),
+        ),
+    ],
+    ids=["without a name", "all", "the rest", "each"],
+)
+def test_sockets_go_to_who_names_them(
+    by_name: Names, names: str, kinds: list[str], counts: dict[str, int]
+) -> None:
+    found = by_name(names, *kinds)
+    assert {kind: len(sockets) for kind, sockets in found.items()} == counts
+    assert not any(sock.getblocking() for sockets in found.values() for sock in sockets)
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds", "said"),
+    [
+        ("peers:other", ["systemd:peers"], "socket 'other' from systemd is in no table"),
+        ("admin", ["systemd", "systemd:admin"], "no socket for 'systemd'"),
+        (
+            "peers",
+            ["systemd:peers", "systemd:admin"],
+            "no socket for 'systemd:admin': systemd gives peers",
+        ),
+    ],
+    ids=["one too many", "none left", "no such name"],
+)
+def test_sockets_that_do_not_fit_the_tables_are_refused(
+    by_name: Names, names: str, kinds: list[str], said: str
+) -> None:
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(ListenError) as caught:
+        by_name(names, *kinds)
+    assert said in caught.value.message
+    assert caught.value.hint
+    assert len(os.listdir("/dev/fd")) == before + len(names.split(":"))  # those of the manager
 
 
 # Nobody else gets them: a program that we start.
@@ -451,7 +521,7 @@ def test_programs_that_we_start_inherit_neither_variables_nor_descriptors(path: 
 import json, os, subprocess, sys
 from sidecar.adapters.service_manager import inherited, notifier
 notifier()
-(sock,) = inherited("systemd")
+(sock,) = inherited(["systemd"])["systemd"]
 look = "import json, os; print(json.dumps([dict(os.environ), os.path.exists('/dev/fd/3')]))"
 done = subprocess.run([sys.executable, "-c", look], close_fds=False, stdout=subprocess.PIPE)
 print(done.stdout.decode())

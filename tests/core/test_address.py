@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.address import Address, WorkloadEndpoint
+from sidecar.core.address import Address, WorkloadEndpoint, address_text
 
 TOO_LONG_A_NUMBER = "9" * 5000
 
@@ -239,3 +239,30 @@ def test_endpoint_is_read(text: str, address: str, shown: str) -> None:
 def test_any_other_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         WorkloadEndpoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+        (("::1", 80, 0, 0), "[::1]:80"),
+        (("::ffff:192.0.2.1", 80, 0, 0), "192.0.2.1:80"),
+        (("fe80::1%eth0", 80, 0, 2), "[fe80::1%eth0]:80"),
+        (("::", 80, 0, 0), "[::]:80"),
+        ("/run/peers.sock", "unix:/run/peers.sock"),
+        ("", "unix:"),
+        (b"\0abstract", "unix:\0abstract"),
+    ],
+    ids=[
+        "IPv4",
+        "IPv6",
+        "IPv4 by a socket for both",
+        "scope",
+        "any",
+        "Unix",
+        "no name",
+        "abstract",
+    ],
+)
+def test_socket_names_are_shown_as_addresses(name: str, text: str) -> None:
+    assert address_text(name) == text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.core.address import Address, WorkloadEndpoint
+from sidecar.core.address import Address, Inherited, WorkloadEndpoint
 from sidecar.core.config import TABLES, Config, parse_config
 from sidecar.core.spiffe_id import SpiffeId
 from sidecar.core.toml_tables import Problem
@@ -88,6 +88,11 @@ def test_three_tables_are_enough() -> None:
         ("cors", "allow_origins", '"*"', ("*",)),
         ("admin", "address", '"[::1]:6703"', Address.parse("[::1]:6703")),
         ("admin", "address", '"unix:/run/a.sock"', Address(None, 0, "/run/a.sock")),
+        ("admin", "address", '"systemd:admin"', Inherited(None, manager="systemd:admin")),
+        ("health", "address", '"0.0.0.0:8080"', Address.parse("0.0.0.0:8080")),
+        ("health", "address", '"[::]:8080"', Address.parse("[::]:8080")),
+        ("health", "address", '"systemd:a b"', Inherited(None, manager="systemd:a b")),
+        ("listener", "address", '"unix:/a.sock"', ("unix:/a.sock",)),
         ("sandbox", "enabled", "false", False),
         ("log", "format", '"json"', "json"),
         ("log", "level", '"error"', "error"),
@@ -119,7 +124,15 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "denied_grace_seconds": [*NO_SECONDS, "31_536_001", "31536000.5"],
     },
     "listener": {
-        "address": [*NO_ADDRESS, "[]", '[""]', "[3]", '[["127.0.0.1:1"]]', '"unix:/a.sock"'],
+        "address": [
+            *NO_ADDRESS,
+            "[]",
+            '[""]',
+            "[3]",
+            '[["127.0.0.1:1"]]',
+            '"unix:a.sock"',
+            '"systemd:"',
+        ],
         "tls_minimum_version": ["1.3", '""', '"1.1"', '"1.0"', '"TLS1.3"', '"1.4"', "true"],
     },
     "backend": {
@@ -169,8 +182,16 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "max_age_seconds": ["-1", "1.5", '"1"', "true", "[]", "31_536_001"],
     },
     "admin": {
-        "address": [*NO_ADDRESS, '["127.0.0.1:1"]', '"0.0.0.0:6703"', '"10.0.0.1:1"', '"[::]:1"']
+        "address": [
+            *NO_ADDRESS,
+            '["127.0.0.1:1"]',
+            '"0.0.0.0:6703"',
+            '"10.0.0.1:1"',
+            '"[::]:1"',
+            '"systemd"',
+        ]
     },
+    "health": {"address": [*NO_ADDRESS, '["127.0.0.1:1"]', '"systemd"']},
     "sandbox": {"enabled": NO_SWITCH},
     "log": {
         "format": ['""', '"JSON"', '"text"', "3", "true"],
@@ -395,9 +416,9 @@ def test_problems_of_all_tables_are_told_at_once() -> None:
         ),
         pytest.param(
             "listener",
-            {"address": '"unix:/a"', "tls_minimum_version": "1.3"},
+            {"address": '["unix:/a", "unix:/a"]', "tls_minimum_version": "1.3"},
             "[listener] address",
-            id="listener on a Unix socket beside a bad version",
+            id="listener on one Unix socket twice beside a bad version",
         ),
     ],
 )
@@ -425,3 +446,29 @@ def test_name_instead_of_an_address_reads_as_a_sentence() -> None:
     (problem,) = problems(backend={"address": '"localhost:11434"'})
     assert "127.0.0.1" in str(problem)
     assert "expected 'localhost'" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("tables", "where"),
+    [
+        ({"admin": '"127.0.0.1:1"', "health": '"127.0.0.1:1"'}, "[health] address"),
+        ({"listener": '"[::]:1"', "health": '"[::]:1"'}, "[health] address"),
+        ({"listener": '"unix:/a"', "admin": '"unix:/a"'}, "[admin] address"),
+        ({"listener": '"systemd:a"', "admin": '"systemd:a"'}, "[admin] address"),
+        ({"listener": '["systemd", "systemd"]'}, "[listener] address"),
+    ],
+    ids=["port", "listener", "path", "name", "all"],
+)
+def test_what_is_listened_on_has_one_purpose(tables: dict[str, str], where: str) -> None:
+    (problem,) = problems(**{name: {"address": text} for name, text in tables.items()})
+    assert (problem.where, problem.expected) == (where, "each address once")
+
+
+def test_tables_may_share_a_service_manager() -> None:
+    read = config(
+        listener={"address": '["systemd", "systemd:more", "127.0.0.1:1"]'},
+        admin={"address": '"systemd:admin"'},
+        health={"address": '"launchd:Health"'},
+    )
+    wanted = ["systemd", "systemd:more", "systemd:admin", "launchd:Health"]
+    assert read.managers() == wanted

@@ -98,6 +98,7 @@ AFTER_RESTART: dict[str, dict[str, str]] = {
 }
 # Tables that are named as a whole, by whatever of them differs.
 AS_A_WHOLE: dict[str, dict[str, str]] = {
+    "health": {"address": '"0.0.0.0:1"'},
     "jwt_svid": {
         "file": '"other.jwt"',
         "audience": '"other"',

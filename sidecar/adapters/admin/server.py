@@ -1,7 +1,8 @@
 """HTTP/1.1 for visitors of the admin listener: one short request, one page, and good-bye.
 
 On TCP the Host must name this host: a web page can make a browser here ask us under a name of
-its own (DNS rebinding), and would then read the answer.
+its own (DNS rebinding), and would then read the answer. Health is for probes of other hosts too,
+which name whatever they like, and there is nothing to read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sidecar.core.address import Address
 log = structlog.get_logger()
 
 MAX_VISITORS = 16
+MAX_PROBES = 64
 MAX_HEAD_BYTES = 8192
 SECONDS = 5.0  # for a request, for the making of a page, and for the sending of it
 _FAREWELL_SECONDS = 1.0
@@ -73,9 +75,24 @@ async def serve_admin(
     sockets: Sequence[socket.socket], pages: Pages, seconds: float = SECONDS
 ) -> None:
     """Serve pages by their paths, for ever, on sockets that listen."""
-    visitors = Visitors()
+    await _serve_all(sockets, Visitors(), partial(_Visit, pages=pages, seconds=seconds))
+
+
+async def serve_health(
+    sockets: Sequence[socket.socket], pages: Pages, seconds: float = SECONDS
+) -> None:
+    """Serve pages by their paths to whoever asks, from wherever and by whatever name."""
+    visit = partial(_Visit, pages=pages, seconds=seconds, any_host=True)
+    await _serve_all(sockets, Visitors(MAX_PROBES), visit)
+
+
+async def _serve_all(
+    sockets: Sequence[socket.socket],
+    visitors: Visitors,
+    visit: Callable[[trio.socket.SocketType], _Visit],
+) -> None:
     async with trio.open_nursery() as nursery:
-        serve = partial(_serve, visitors=visitors, pages=pages, seconds=seconds)
+        serve = partial(_serve, visitors=visitors, visit=visit)
         for sock in sockets:
             nursery.start_soon(_accept, trio.socket.from_stdlib_socket(sock), serve, nursery)
 
@@ -97,12 +114,14 @@ async def _accept(
 
 
 async def _serve(
-    sock: trio.socket.SocketType, visitors: Visitors, pages: Pages, seconds: float
+    sock: trio.socket.SocketType,
+    visitors: Visitors,
+    visit: Callable[[trio.socket.SocketType], _Visit],
 ) -> None:
     """Serve one visitor, whatever it does."""
     with sock, visitors.visit():
         try:
-            await _Visit(sock, pages, seconds).run()
+            await visit(sock).run()
         except OSError:
             return  # it is gone
 
@@ -110,8 +129,15 @@ async def _serve(
 class _Visit:
     """One connection."""
 
-    def __init__(self, sock: trio.socket.SocketType, pages: Pages, seconds: float) -> None:
+    def __init__(
+        self,
+        sock: trio.socket.SocketType,
+        pages: Pages,
+        seconds: float,
+        any_host: bool = False,
+    ) -> None:
         self._sock, self._pages, self._seconds = sock, pages, seconds
+        self._any_host = any_host or sock.family == socket.AF_UNIX
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._without_body = False
 
@@ -157,7 +183,7 @@ class _Visit:
         if request.http_version not in (b"1.0", b"1.1"):
             return _plain(505, "only HTTP/1.1")
         headers = dict(request.headers)  # h11 lets none of these be there twice
-        if self._sock.family != socket.AF_UNIX and not _is_local(headers.get(b"host", b"")):
+        if not self._any_host and not _is_local(headers.get(b"host", b"")):
             return _plain(421, "the Host is not this host: ask for localhost or 127.0.0.1")
         if request.method not in _METHODS:
             return _plain(405, "only GET and HEAD")

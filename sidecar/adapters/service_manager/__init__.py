@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 from sidecar.adapters.service_manager import launchd, systemd
@@ -81,14 +82,48 @@ def notifier(environ: MutableMapping[str, str] = os.environ) -> Notifier:
     return systemd.notifier(environ) or NoNotifier()
 
 
-def inherited(kind: str, environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
-    """Take the listening sockets of "systemd" or "launchd:NAME", or raise `ListenError`.
+def inherited(
+    kinds: Sequence[str], environ: MutableMapping[str, str] = os.environ
+) -> dict[str, list[socket.socket]]:
+    """Take the listening sockets of each kind, or raise `ListenError` and take none.
 
+    "launchd:NAME", "systemd:NAME", or "systemd": all that no other kind names. To be called once.
     They listen already, and the manager holds them too: never shut one down, only close it. Then
     connections wait in it for whoever is started next.
     """
-    if kind == "systemd":
-        return systemd.sockets(environ)
-    if kind.startswith(_LAUNCHD):
-        return launchd.sockets(kind.removeprefix(_LAUNCHD))
-    raise ListenError(f"no sockets come from {kind!r}", 'expected "systemd" or "launchd:NAME"')
+    with ExitStack() as taken:
+        found = {}
+        if of_systemd := [kind for kind in kinds if kind.partition(":")[0] == "systemd"]:
+            found = _of_systemd(of_systemd, environ, taken)
+        for kind in kinds:
+            if kind.startswith(_LAUNCHD):
+                found[kind] = launchd.sockets(kind.removeprefix(_LAUNCHD))
+                for sock in found[kind]:
+                    taken.enter_context(sock)
+            elif kind not in found:
+                hint = 'expected "systemd:NAME" or "launchd:NAME"'
+                raise ListenError(f"no sockets come from {kind!r}", hint)
+        taken.pop_all()
+    return found
+
+
+def _of_systemd(
+    kinds: Sequence[str], environ: MutableMapping[str, str], taken: ExitStack
+) -> dict[str, list[socket.socket]]:
+    found: dict[str, list[socket.socket]] = {kind: [] for kind in kinds}
+    named = systemd.sockets(environ)
+    for _, sock in named:
+        taken.enter_context(sock)
+    names = sorted({name for name, _ in named})
+    for name, sock in named:
+        kind = f"systemd:{name}" if f"systemd:{name}" in found else "systemd"
+        if kind not in found:
+            # Connections would wait in it for ever.
+            message = f"socket {name!r} from systemd is in no table"
+            raise ListenError(message, f'name it: address = "systemd:{name}"')
+        found[kind].append(sock)
+    for kind, sockets in found.items():
+        if not sockets:
+            message = f"no socket for {kind!r}: systemd gives {', '.join(names)}"
+            raise ListenError(message, f"FileDescriptorName={kind[8:] or 'peers'} in a socket unit")
+    return found

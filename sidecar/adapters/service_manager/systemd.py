@@ -102,8 +102,11 @@ def _status(text: str) -> list[str]:
 
 def sockets(
     environ: MutableMapping[str, str], first: int = FIRST_DESCRIPTOR
-) -> list[socket.socket]:
-    """Take the sockets of the socket unit, from descriptor `first` on; or raise `ListenError`."""
+) -> list[tuple[str, socket.socket]]:
+    """Take the sockets of the socket unit, from descriptor `first` on; or raise `ListenError`.
+
+    Each with its FileDescriptorName=.
+    """
     count, pid = environ.pop("LISTEN_FDS", None), environ.pop("LISTEN_PID", None)
     names = environ.pop("LISTEN_FDNAMES", None)
     environ.pop("LISTEN_PIDFDID", None)
@@ -114,19 +117,23 @@ def sockets(
         raise ListenError(message, "a script that starts the sidecar has to `exec` it")
     if not _is_number(count) or not 1 <= int(count) <= _MAX_SOCKETS:
         raise ListenError(f"LISTEN_FDS is {count!r}, expected a number of sockets", _UNIT_HINT)
-    return take_over(_handed(int(count), names, first))
+    known = _names(int(count), names)
+    taken = take_over(
+        [
+            Handed(number, f"socket {number} from systemd ({name[:64]!r})")
+            for number, name in enumerate(known, first)
+        ]
+    )
+    return list(zip(known, taken, strict=True))
 
 
-def _handed(count: int, names: str | None, first: int) -> list[Handed]:
-    """Give a name to each: by FileDescriptorName= if there is one."""
+def _names(count: int, names: str | None) -> list[str]:
+    """Return the name of each: its FileDescriptorName= if there is one."""
     known = ["unnamed"] * count if names is None else names.split(":")
     if len(known) != count:
         message = f"LISTEN_FDNAMES is {names!r}, expected {count} names"
         raise ListenError(message, "did something change the environment on the way?")
-    return [
-        Handed(number, f"socket {number} from systemd ({name[:64]!r})")
-        for number, name in enumerate(known, first)
-    ]
+    return known
 
 
 def _is_number(text: str) -> bool:

@@ -225,8 +225,10 @@ def _is_any(address: Address) -> bool:
 
 def _exposure(bound: Sequence[Address]) -> Finding:
     name = "listener.exposure"
+    if all(one.ip is None for one in bound):
+        return ok(name, f"only this host reaches {', '.join(map(str, bound))}")
     if all(one.is_loopback for one in bound):
-        port = bound[0].port
+        port = next(one.port for one in bound if one.ip is not None)
         remedy = f'if Traefik is on another host: [listener] address = "0.0.0.0:{port}"'
         return warn(name, f"only this host reaches {', '.join(map(str, bound))}", remedy)
     return ok(name, f"other hosts reach {', '.join(map(str, bound))}")
