@@ -117,8 +117,7 @@ class Server:
         """Go on with another configuration; no connection ends because of it."""
         connections = config.connections
         self.slots.resize(connections.maximum, connections.maximum_handshakes)
-        self.relay.between_bytes = config.timeouts.between_bytes
-        self.relay.first_byte = config.timeouts.first_byte
+        self.relay.set_deadlines(config.timeouts.between_bytes, config.timeouts.first_byte)
         self.health.apply(_question(config), config.timeouts.health)
         self.service.handshake_seconds = config.timeouts.handshake
         self.current.denied_grace_seconds = config.workload_api.denied_grace_seconds

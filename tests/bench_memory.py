@@ -130,6 +130,7 @@ touch = "touched"
         module = "tests.watched_daemon" if watched else "sidecar"
         self.daemon = Daemon(config, module=module)
         parts.callback(self.daemon.stop)
+        self.daemon.wait_for("ready", 60)
         self.address = self.daemon.address
         self.pid = self.daemon.process.pid
         self.own = client_context(self.authority, self._issued(self.authority), folder)

@@ -876,6 +876,39 @@ async def test_bundle_that_somebody_changed_comes_back(
     assert story.text("bundle.json") == issuer.jwks().decode()
 
 
+@within(30)
+async def test_bundles_are_asked_for_and_written_when_somebody_asks(
+    story: Story, issuer: JwtIssuer
+) -> None:
+    story.obtain()
+    story.keep_bundles()
+    await story.until_told(1)
+    path = story.directory / "bundle.json"
+    for number in (2, 3):
+        path.unlink()
+        story.current.ask()
+        await until(path.exists, "the file")
+        await until(lambda count=number: story.agent.bundle_calls() == count, "another stream")  # type: ignore[misc]
+    assert path.read_bytes() == issuer.jwks()
+
+
+@within(30)
+async def test_bundle_is_written_when_somebody_asks_and_the_agent_is_away(
+    story: Story, issuer: JwtIssuer
+) -> None:
+    story.obtain()
+    story.keep_bundles()
+    await story.until_told(1)
+    story.agent.kill()
+    await story.until_line("JWT bundles not refreshed")
+    path = story.directory / "bundle.json"
+    for _ in range(2):
+        path.unlink()
+        story.current.ask()
+        await until(path.exists, "the file")
+    assert path.read_bytes() == issuer.jwks()
+
+
 @within(MOVED)
 async def test_agent_that_is_silent_for_an_hour_is_asked_again(
     story: Story, moved_clock: MockClock

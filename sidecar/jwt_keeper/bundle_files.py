@@ -49,6 +49,10 @@ class LatestBundles:
     def replace(self, bundles: JwtBundles) -> None:
         """Publish new ones and wake who waits for `changed`."""
         self.bundles = bundles
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Wake who waits for `changed`: the files may be others than these bundles."""
         self.changed.set()
         self.changed = trio.Event()
 
@@ -111,8 +115,15 @@ async def keep_jwt_bundles(
     latest = LatestBundles()
     target = BundleFiles(place, table)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_follow, JwtBundleStream(place.endpoint), latest, current)
         nursery.start_soon(_write, target, latest, current, tell)
+        while True:
+            asks = current.asks
+            async with trio.open_nursery() as following:
+                following.start_soon(_follow, JwtBundleStream(place.endpoint), latest, current)
+                while current.asks == asks:
+                    await current.changed.wait()
+                following.cancel_scope.cancel()  # a fresh stream is answered at once
+            latest.look_again()
 
 
 def checked(event: RawJwtBundles | Unreadable | Denied | Lost, own: TrustDomain) -> JwtBundles:

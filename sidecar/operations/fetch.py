@@ -16,7 +16,7 @@ from sidecar.adapters.tls import CurrentIdentity, ServerIdentity
 from sidecar.core.after_rotation import Publication, hook
 from sidecar.core.checked import Checked
 from sidecar.core.errors import CertFilesError, ConfigError, FetchError
-from sidecar.core.file_plan import file_plan
+from sidecar.core.file_plan import FilePlan, file_plan
 from sidecar.core.files_config import CertFilesTable
 from sidecar.file_keeper import publication, publish
 from sidecar.hooks import Hooks
@@ -24,6 +24,9 @@ from sidecar.jwt_keeper import JwtFiles, fetch_jwt_files
 from sidecar.rotator import follow_source, identity_rules, identity_source
 
 _AGAIN_SECONDS = 0.5
+# What one step may take without --wait, and a step that was begun in time: the agent's answer, a
+# disk. A mount that hangs gives no error.
+STEP_SECONDS = 10.0
 
 
 async def fetch(
@@ -37,7 +40,7 @@ async def fetch(
     if table is None:
         raise ConfigError("no [cert_files] in the configuration", "it says where files are written")
     deadline = trio.current_time() + wait_seconds
-    identity = await _identity(checked, deadline)
+    identity = await _identity(checked, wait_seconds or STEP_SECONDS, wait=wait_seconds > 0)
     published = await _write(checked, table, identity, deadline)
     if after_rotation:
         hooks = Hooks([hook(one) for one in checked.config.after_rotation], checked.directory)
@@ -59,9 +62,7 @@ async def _write(
     plan = file_plan(identity.svid, identity.bundles, table, read_clocks().wall)
     while True:
         try:
-            generation, _ = await trio.to_thread.run_sync(
-                publish, files, plan, abandon_on_cancel=True
-            )
+            generation = await _published(files, plan, deadline)
             jwt = await fetch_jwt_files(place, table, checked.config.jwt_svid, identity)
         except (CertFilesError, FetchError):
             if trio.current_time() + _AGAIN_SECONDS > deadline:
@@ -71,18 +72,30 @@ async def _write(
             return [publication(plan, identity, directory, generation), *jwt]
 
 
-async def _identity(checked: Checked, deadline: float) -> ServerIdentity:
-    """Wait for an identity; without time to wait, for the first answer of the source."""
+async def _published(files: CertFiles, plan: FilePlan, deadline: float) -> str:
+    """Write the certificate files; give their generation, or raise `CertFilesError`."""
+    # One attempt until the deadline: a second one would hang beside the first.
+    seconds = max(deadline - trio.current_time(), STEP_SECONDS)
+    with trio.move_on_after(seconds):
+        generation, _ = await trio.to_thread.run_sync(publish, files, plan, abandon_on_cancel=True)
+        return generation
+    hint = "is the disk, or the mount that they lie on, alive?"
+    raise FetchError(f"the files are not written after {seconds:g} s", hint)
+
+
+async def _identity(checked: Checked, seconds: float, *, wait: bool) -> ServerIdentity:
+    """Wait for an identity; unless it is to `wait`, for the first answer of the source."""
     current = CurrentIdentity(checked.config.workload_api.denied_grace_seconds)
     rules = identity_rules(checked.config)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_source, identity_source(checked), current, rules)
-        answered = current.changed
-        await answered.wait()
-        with trio.move_on_at(deadline):
-            while current.identity is None:
+        with trio.move_on_after(seconds) as deadline:
+            await current.changed.wait()
+            while wait and current.identity is None:
                 await current.changed.wait()
         nursery.cancel_scope.cancel()
     if current.identity is None:
-        raise FetchError(f"no identity: {current.standing.reason}", "with --wait it is asked again")
+        within = f" within {seconds:g} s" if deadline.cancelled_caught else ""
+        reason = current.standing.reason or "no answer yet"
+        raise FetchError(f"no identity{within}: {reason}", "with --wait it is asked again")
     return current.identity

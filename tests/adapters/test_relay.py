@@ -486,6 +486,20 @@ async def test_bytes_one_way_are_no_silence(
 
 
 @within(NEVER)
+async def test_shorter_time_of_silence_is_looked_for_at_once(
+    relay: Relay, dial: Lines, autojump_clock: trio.testing.MockClock
+) -> None:
+    relay.set_deadlines(86400, 86400)
+    line = await dial()
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    begun = trio.current_time()
+    relay.set_deadlines(10, 86400)
+    autojump_clock.autojump_threshold = 0.02
+    await line.ended.wait()
+    assert trio.current_time() - begun < 12
+
+
+@within(NEVER)
 async def test_peer_that_reads_nothing_is_silent(
     dial: Lines, autojump_clock: trio.testing.MockClock
 ) -> None:

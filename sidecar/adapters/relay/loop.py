@@ -27,13 +27,20 @@ _SWEEPS = 16
 class Relay:
     """Moves the bytes of all connections; `run` is the one task that does it.
 
-    `between_bytes` and `first_byte`, in seconds, may be changed: they hold from the next look on.
+    `between_bytes` and `first_byte`, in seconds, may be changed, and hold at once.
     """
 
     def __init__(self, between_bytes: float, first_byte: float) -> None:
         self.between_bytes, self.first_byte = between_bytes, first_byte
+        self._changed = trio.Event()
         self._turn = Turn(selectors.DefaultSelector())
         self._pairs: set[Pair] = set()
+
+    def set_deadlines(self, between_bytes: float, first_byte: float) -> None:
+        """Look for silence by other deadlines; running connections included."""
+        self.between_bytes, self.first_byte = between_bytes, first_byte
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def run(self) -> None:
         """Serve every connection until cancelled."""
@@ -67,7 +74,9 @@ class Relay:
 
     async def _end_silent_ones(self) -> None:
         while True:
-            await trio.sleep(min(self.between_bytes, self.first_byte) / _SWEEPS)
+            # Woken by a change: a sixteenth of a deadline of a day would be 90 minutes.
+            with trio.move_on_after(min(self.between_bytes, self.first_byte) / _SWEEPS):
+                await self._changed.wait()
             now = trio.current_time()
             for pair in tuple(self._pairs):
                 seconds = self.first_byte if pair.waits_for_answer else self.between_bytes
