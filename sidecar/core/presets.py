@@ -103,6 +103,20 @@ PRESETS: Mapping[str, tuple[Endpoint, ...]] = MappingProxyType(
     }
 )
 
+# What a preset is used for. A preset is a permission and no promise: a server has those endpoints
+# that fit its model, and only one that has none of these is the wrong server for the preset.
+MAIN_ENDPOINTS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "ollama": frozenset({"POST /v1/chat/completions", "POST /v1/responses"}),
+        "openai": frozenset(text for text in _OPENAI if text.startswith("POST ")),
+        "anthropic": frozenset({"POST /v1/messages"}),
+        "vllm": frozenset(
+            text for text in _VLLM if text.startswith("POST ") and "tokenize" not in text
+        ),
+        "ollama-native": frozenset({"POST /api/chat", "POST /api/generate", "POST /api/embed"}),
+    }
+)
+
 # Which of the servers that we know serve a preset, and which of them answer at a health path.
 # Both are for warnings only: a server that is not named here may serve any of them.
 SERVED_BY: Mapping[str, frozenset[str]] = MappingProxyType(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from sidecar.core.endpoint import METHODS, BadPathError, Endpoint, RequestPath
-from sidecar.core.presets import HEALTH_PATHS, PRESETS, SERVED_BY
+from sidecar.core.presets import HEALTH_PATHS, MAIN_ENDPOINTS, PRESETS, SERVED_BY
 from tests.routes import ALL, ALLOWED, ROUTES, Route, is_allowed
 
 EVERY_METHOD = (*METHODS, "TRACE", "CONNECT", "PROPFIND", "get", "Post", "*", "")
@@ -265,3 +265,10 @@ def test_allowed_path_in_a_spelling_that_may_mean_another_is_refused(preset: str
 )
 def test_name_of_a_model_that_may_mean_another_path_is_refused(preset: str, path: str) -> None:
     assert not allows(preset, "GET", path)
+
+
+def test_main_endpoints_are_endpoints_of_their_preset() -> None:
+    assert MAIN_ENDPOINTS.keys() == PRESETS.keys()
+    for name, main in MAIN_ENDPOINTS.items():
+        assert main
+        assert main <= {one.text for one in PRESETS[name]}

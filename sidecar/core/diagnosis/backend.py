@@ -10,7 +10,7 @@ from types import MappingProxyType
 from sidecar.core.diagnosis.finding import Finding, Unknown, all_skipped, fail, ok, skipped, warn
 from sidecar.core.diagnosis.host_facts import Account, Kind, Way
 from sidecar.core.diagnosis.permission import WRITE, absent, hidden, obstacle
-from sidecar.core.presets import HEALTH_PATHS
+from sidecar.core.presets import HEALTH_PATHS, MAIN_ENDPOINTS, PREFIX, PRESETS
 
 NAMES = (
     "backend.listening",
@@ -82,7 +82,7 @@ class BackendFacts:
 
     `refusal` says why no connection was taken. `exposed` are other addresses of this host on which
     it answers. `host` is [backend] host, and `sent` is what the backend was sent for it.
-    `missing` are endpoints of the rules that it does not have.
+    `missing` are endpoints of the rules that it does not have, `presets` the presets of the rules.
     """
 
     address: str
@@ -101,6 +101,7 @@ class BackendFacts:
     product: Product
     missing: tuple[str, ...] | Unknown
     streamed: tuple[Streamed, ...] | Unknown
+    presets: tuple[str, ...] = ()
 
 
 def judge_backend(facts: BackendFacts) -> Iterator[Finding]:
@@ -129,6 +130,12 @@ def _listening(facts: BackendFacts) -> Finding:
             return skipped(name, "its socket cannot be reached")
         seen = f"{facts.address} takes no connection: {facts.refusal}"
         remedy = "start the model server, for example: sudo systemctl start ollama"
+        if facts.way and facts.way[-1].kind is Kind.SOCKET:
+            # Some, vLLM among them, do not start while the file of before is there.
+            remedy += (
+                f"\nif it was killed, its file may keep it: sudo rm {facts.way[-1].path}, and "
+            )
+            remedy += f"in its unit ExecStartPre=/bin/rm -f {facts.way[-1].path}"
         return fail(name, seen, f"{remedy}\nor correct [backend] address")
     return ok(name, f"{facts.address} takes connections")
 
@@ -147,7 +154,12 @@ def _socket_mode(facts: BackendFacts) -> Finding:
     if blocked is not None:
         group = facts.account.group or facts.account.gid
         end = facts.way[-1].path
-        remedy = f"sudo chgrp {group} {end} && sudo chmod g+rw {end}"
+        remedy = (
+            f"sudo chgrp {group} {end} && sudo chmod g+rw {end}\n"
+            "which lasts until the model server makes it anew; for longer, in its unit UMask=0007, "
+            "and a setgid folder of a group that the sidecar is in (README, A model server on a "
+            "Unix socket)"
+        )
         return fail(name, f"{facts.account} may not connect: {blocked}", remedy)
     if _everybody(facts.way):
         end = facts.way[-1].path
@@ -232,17 +244,31 @@ def _endpoints(facts: BackendFacts) -> Finding:
         return skipped(name, missing)
     if not missing:
         return ok(name, "it has every endpoint that the rules name")
-    product = facts.product
+    who = facts.product or "the backend"
+    of_presets = {one.text for preset in facts.presets for one in PRESETS[preset]}
+    named = tuple(one for one in missing if one not in of_presets)
+    wrong = [preset for preset in facts.presets if MAIN_ENDPOINTS[preset] <= set(missing)]
+    if named:
+        remedy = "name in endpoints only what it has, or leave it so: such a request gets a 404"
+        return warn(
+            name, f"{who} does not have {', '.join(named)}", _update(facts.product, named) or remedy
+        )
+    if wrong:
+        main = sorted(MAIN_ENDPOINTS[wrong[0]])
+        seen = f"{who} has nothing that {PREFIX}{wrong[0]} is for, such as {main[0]}"
+        remedy = "is it the model server that the preset is for? `backend.product` names it"
+        return warn(name, seen, _update(facts.product, tuple(main)) or remedy)
+    return ok(name, f"it has what the rules are for, and not {', '.join(missing)}")
+
+
+def _update(product: Product, missing: tuple[str, ...]) -> str:
+    """Return since when a newer version has what is missing; empty if none is known to."""
     since = [
         f"{one} since {_text(_SINCE[product.name, one])}"
         for one in missing
         if (product.name, one) in _SINCE
     ]
-    seen = f"{product or 'the backend'} does not have {', '.join(missing)}"
-    remedy = "name in endpoints only what it has, or leave it so: such a request gets a 404"
-    if since:
-        remedy = f"update {product.name}: {', '.join(since)}"
-    return warn(name, seen, remedy)
+    return f"update {product.name}: {', '.join(since)}" if since else ""
 
 
 def missing_by_version(product: Product, endpoints: tuple[str, ...]) -> tuple[str, ...] | Unknown:

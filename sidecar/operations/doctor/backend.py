@@ -80,6 +80,7 @@ async def backend_facts(subject: Subject, heard: Pending[Hearing]) -> BackendFac
         product=seen.product,
         missing=seen.missing,
         streamed=await _streamed(subject, table, heard, refusal),
+        presets=_presets(subject.files.policy),
     )
 
 
@@ -141,6 +142,11 @@ async def _missing(
     if HTTPStatus.METHOD_NOT_ALLOWED not in statuses.values():
         return missing_by_version(product, tuple(paths))
     return tuple(text for text, path in paths.items() if statuses[path] == HTTPStatus.NOT_FOUND)
+
+
+def _presets(policy: Policy | None) -> tuple[str, ...]:
+    rules = policy.allow if policy else ()
+    return tuple(dict.fromkeys(preset for rule in rules for preset in rule.presets))
 
 
 def _example(endpoint: Endpoint) -> str:

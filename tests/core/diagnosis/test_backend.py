@@ -16,6 +16,7 @@ from sidecar.core.diagnosis.backend import (
 )
 from sidecar.core.diagnosis.finding import Unknown, Verdict
 from sidecar.core.diagnosis.host_facts import Kind, PathStat
+from sidecar.core.presets import PRESETS
 from tests.core.diagnosis.good import BACKEND, place, troubles, verdict_of, way
 
 FAIL, WARN, SKIPPED = Verdict.FAIL, Verdict.WARN, Verdict.SKIPPED
@@ -59,6 +60,12 @@ def test_a_good_backend_is_content() -> None:
             id="an endpoint that it does not have",
         ),
         pytest.param(
+            changed(missing=("POST /v1/messages",), presets=("openai", "anthropic")),
+            "backend.endpoints",
+            WARN,
+            id="nothing that a preset is for",
+        ),
+        pytest.param(
             changed(streamed=(Streamed(9, 2.0, "from the backend"), Streamed(1, 0.0, "through"))),
             "backend.streaming",
             WARN,
@@ -88,6 +95,40 @@ def test_a_health_path_of_another_product_is_told_the_right_one() -> None:
     facts = changed(health=Asked(404), product=Product("vllm", "0.9"))
     (found,) = [one for one in judge_backend(facts) if one.name == "backend.health"]
     assert '"/health"' in found.remedy
+
+
+@pytest.mark.parametrize("task", ["POST /v1/responses", "POST /v1/embeddings", "POST /rerank"])
+def test_preset_is_a_permission_and_no_promise(task: str) -> None:
+    """vLLM has the endpoints of its model's task, and none of the other tasks'."""
+    missing = tuple(one.text for one in PRESETS["vllm"] if one.text != task)
+    facts = changed(missing=missing, presets=("vllm",), product=Product("vllm", "0.32.0"))
+    assert troubles(judge_backend(facts)) == {}
+    for more in ("POST /v1/nonsense", task):
+        assert "backend.endpoints" in troubles(
+            judge_backend(replace(facts, missing=(*missing, more)))
+        )
+
+
+def test_remedy_for_a_socket_outlives_the_next_start() -> None:
+    (found,) = [
+        one
+        for one in judge_backend(socket(0o755, refusal="Permission denied"))
+        if one.name == "backend.socket_mode"
+    ]
+    assert "UMask=0007" in found.remedy
+    assert "setgid" in found.remedy
+
+
+def test_socket_file_that_was_left_behind_is_named() -> None:
+    stale = socket(0o777, refusal="Connection refused")
+    (found,) = [one for one in judge_backend(stale) if one.name == "backend.listening"]
+    assert f"ExecStartPre=/bin/rm -f {SOCKET}" in found.remedy
+    (found,) = [
+        one
+        for one in judge_backend(changed(refusal="Connection refused"))
+        if one.name == "backend.listening"
+    ]
+    assert "rm" not in found.remedy.replace("for example", "")
 
 
 def test_a_missing_endpoint_is_told_since_when_it_is() -> None:
