@@ -1,4 +1,4 @@
-"""What the README says of a model server's socket, tried: folder and umask decide who may connect."""
+"""A model server's socket, as the README has it: folder and umask say who may connect."""
 
 from __future__ import annotations
 
