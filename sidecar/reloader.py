@@ -11,7 +11,7 @@ is for the next decision, a configuration for the next connection.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -56,7 +56,7 @@ class ConfigInForce:
 
     config: Config
     apply: Callable[[Config], None]
-    ledger: Ledger = field(default_factory=lambda: Ledger(read_clocks().wall))
+    ledger: Ledger
     needs_restart: tuple[str, ...] = ()
 
 

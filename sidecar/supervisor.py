@@ -21,6 +21,7 @@ import trio
 from sidecar.adapters.admin import serve_admin, serve_health
 from sidecar.adapters.binding import bind, bind_admin, listen, require_local
 from sidecar.adapters.cert_files import CertFiles
+from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.service_manager import Notifier, inherited, notifier
 from sidecar.adapters.tls import CurrentIdentity
 from sidecar.admin_pages import AdminPages
@@ -28,6 +29,7 @@ from sidecar.core.address import Inherited
 from sidecar.core.after_rotation import hook
 from sidecar.core.checked import Checked
 from sidecar.core.config import HelperConfig
+from sidecar.core.ledger import Ledger
 from sidecar.file_keeper import keep_files
 from sidecar.hooks import Hooks
 from sidecar.jwt_keeper import JwtFiles, keep_jwt_bundles, keep_jwt_svids
@@ -40,7 +42,8 @@ log = structlog.get_logger()
 
 async def run(checked: Checked) -> None:
     """Run the daemon until it is told to stop: one that serves, or one that keeps files only."""
-    current = CurrentIdentity(checked.config.workload_api.denied_grace_seconds)
+    grace = checked.config.workload_api.denied_grace_seconds
+    current = CurrentIdentity(grace, Ledger(read_clocks().wall))
     manager = notifier()
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,

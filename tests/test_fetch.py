@@ -61,5 +61,5 @@ async def test_disk_that_hangs_ends_it(
     monkeypatch.setattr(operation, "STEP_SECONDS", 3)
     monkeypatch.setattr(operation, "publish", lambda *_: hang.wait())
     checked = check(config(folder, f'[workload_api]\nsocket = "unix:{agent.path}"'), {})
-    with pytest.raises(FetchError, match="^the files are not written after 3 s"):
+    with pytest.raises(FetchError, match=r"^the files are not written after 3 s"):
         await fetch(checked, 0, after_rotation=False)

@@ -22,6 +22,7 @@ from sidecar.core.after_rotation import Publication
 from sidecar.core.backoff import Backoff
 from sidecar.core.file_plan import FilePlan
 from sidecar.core.identity_state import Clocks, Standing
+from sidecar.core.ledger import Ledger
 from sidecar.core.svid import Bundles, X509Svid, serial_text
 from sidecar.file_keeper import keep_files
 from tests.adapters.certificates import OddAuthority, bundle_of
@@ -54,7 +55,9 @@ class Story:
     nursery: trio.Nursery
     directory: Path
     lines: list[Line]
-    current: CurrentIdentity = field(default_factory=lambda: CurrentIdentity(30))
+    current: CurrentIdentity = field(
+        default_factory=lambda: CurrentIdentity(30, Ledger(datetime.now(UTC)))
+    )
     told: list[Publication] = field(default_factory=list)
     files: CountedFiles = field(init=False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sidecar.adapters.identity_files.source import SETTLE_SECONDS
 from sidecar.adapters.tls import CurrentIdentity, ServerIdentity
 from sidecar.core.identity_state import IdentityState
 from sidecar.core.identity_update import SvidChoice
+from sidecar.core.ledger import Ledger
 from sidecar.rotator import IdentityRules, follow_source, watch_state
 from tests.adapters.deadlines import until, within
 from tests.adapters.identity_files.sources import MOVED, NEVER, OFTEN, Deaf
@@ -63,7 +64,9 @@ class Story:
     nursery: trio.Nursery
     lines: list[Line]
     closing: ExitStack
-    current: CurrentIdentity = field(default_factory=lambda: CurrentIdentity(GRACE))
+    current: CurrentIdentity = field(
+        default_factory=lambda: CurrentIdentity(GRACE, Ledger(datetime.now(UTC)))
+    )
 
     def follow(
         self, paths: IdentityPaths, watch: Any = Deaf, poll_seconds: float = OFTEN

@@ -32,6 +32,7 @@ from sidecar.core.errors import CertFilesError, FetchError
 from sidecar.core.files_config import CertFilesTable, FileName, JwtSvidTable
 from sidecar.core.identity_state import Clocks, Standing
 from sidecar.core.identity_update import SvidChoice
+from sidecar.core.ledger import Ledger
 from sidecar.core.spiffe_id import SpiffeId
 from sidecar.core.toml_tables import FileMode, FilePath, KeyMode, Name
 from sidecar.demo.agent import NO_IDENTITY, Answer
@@ -139,7 +140,9 @@ class Story:
     directory: Path
     authority: Authority
     choice: SvidChoice = field(default_factory=SvidChoice)
-    current: CurrentIdentity = field(default_factory=lambda: CurrentIdentity(30))
+    current: CurrentIdentity = field(
+        default_factory=lambda: CurrentIdentity(30, Ledger(datetime.now(UTC)))
+    )
     told: list[Publication] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ from sidecar.adapters.tls import CurrentIdentity, ServerIdentity, TlsStream, ser
 from sidecar.core.config import ConnectionsTable
 from sidecar.core.errors import PeerError
 from sidecar.core.identity_state import Clocks, Standing
+from sidecar.core.ledger import Ledger
 from sidecar.core.policy import Policy
 from sidecar.core.policy_file import parse_policy
 from sidecar.core.spiffe_id import SpiffeId
@@ -141,7 +142,7 @@ class Story:
     policy: CurrentPolicy = field(default_factory=lambda: CurrentPolicy(ALL))
 
     def __post_init__(self) -> None:
-        self.current = CurrentIdentity(30)
+        self.current = CurrentIdentity(30, Ledger(datetime.now(UTC)))
         self.serve_with(self.identity)
         self.keeper = LifeKeeper(self.lifelines, self.current, self.policy, self.table)
         self.nursery.start_soon(self.keeper.run)
@@ -1024,7 +1025,7 @@ class RealStory:
 
     def __post_init__(self) -> None:
         self.lifelines, self.policy = Lifelines(), CurrentPolicy(ALL)
-        self.current = CurrentIdentity(30)
+        self.current = CurrentIdentity(30, Ledger(datetime.now(UTC)))
         self.rotate(self.identity)
         table = ConnectionsTable()
         self.nursery.start_soon(LifeKeeper(self.lifelines, self.current, self.policy, table).run)

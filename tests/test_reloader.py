@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.file_changes import FileChanges
 from sidecar.adapters.service_manager import NoNotifier
 from sidecar.core.config import Config, parse_config
+from sidecar.core.ledger import Ledger
 from sidecar.core.policy_file import parse_policy
 from sidecar.core.spiffe_id import SpiffeId
 from sidecar.reloader import ConfigInForce, follow_files, followed_policy, warn
@@ -106,7 +108,7 @@ def begin(
             async for number in receiver:
                 yield number
 
-    in_force = ConfigInForce(config, lambda _: None)
+    in_force = ConfigInForce(config, lambda _: None, Ledger(datetime.now(UTC)))
     nursery.start_soon(warn, current.policy, config)
     policy = followed_policy(path, found, current, in_force)
     nursery.start_soon(

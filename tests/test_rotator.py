@@ -42,6 +42,7 @@ from sidecar.core.address import Address, WorkloadEndpoint
 from sidecar.core.identity_event import Denied, IdentityEvent, Lost, Unreadable, Updated
 from sidecar.core.identity_state import Clocks, IdentityState
 from sidecar.core.identity_update import RawSvid, RawUpdate, SvidChoice
+from sidecar.core.ledger import Ledger
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
 from sidecar.core.svid import TrustBundle, X509Svid
 from sidecar.demo.agent import der
@@ -88,7 +89,9 @@ class Story:
 
     nursery: trio.Nursery
     lines: list[Line]
-    current: CurrentIdentity = field(default_factory=lambda: CurrentIdentity(GRACE))
+    current: CurrentIdentity = field(
+        default_factory=lambda: CurrentIdentity(GRACE, Ledger(datetime.now(UTC)))
+    )
 
     def follow(self, agent: AgentProcess, choice: SvidChoice | None = None) -> None:
         endpoint = WorkloadEndpoint(Address(None, 0, str(agent.path)))

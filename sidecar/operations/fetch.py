@@ -18,6 +18,7 @@ from sidecar.core.checked import Checked
 from sidecar.core.errors import CertFilesError, ConfigError, FetchError
 from sidecar.core.file_plan import FilePlan, file_plan
 from sidecar.core.files_config import CertFilesTable
+from sidecar.core.ledger import Ledger
 from sidecar.file_keeper import publication, publish
 from sidecar.hooks import Hooks
 from sidecar.jwt_keeper import JwtFiles, fetch_jwt_files
@@ -85,7 +86,8 @@ async def _published(files: CertFiles, plan: FilePlan, deadline: float) -> str:
 
 async def _identity(checked: Checked, seconds: float, *, wait: bool) -> ServerIdentity:
     """Wait for an identity; unless it is to `wait`, for the first answer of the source."""
-    current = CurrentIdentity(checked.config.workload_api.denied_grace_seconds)
+    grace = checked.config.workload_api.denied_grace_seconds
+    current = CurrentIdentity(grace, Ledger(read_clocks().wall))
     rules = identity_rules(checked.config)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_source, identity_source(checked), current, rules)

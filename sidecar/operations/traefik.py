@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import trio
 
+from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.tls import CurrentIdentity
 from sidecar.core.address import Inherited
 from sidecar.core.checked import Checked
 from sidecar.core.errors import InvalidSpiffeIdError, SidecarError
+from sidecar.core.ledger import Ledger
 from sidecar.core.spiffe_id import SpiffeId
 from sidecar.operations.status import NotReachableError, ask
 from sidecar.rotator import follow_source, identity_rules, identity_source
@@ -61,7 +63,8 @@ def _id_of_daemon(checked: Checked) -> SpiffeId | None:
 
 async def _id_of_source(checked: Checked) -> OwnId:
     """Ask the agent, or look at the files."""
-    current = CurrentIdentity(checked.config.workload_api.denied_grace_seconds)
+    grace = checked.config.workload_api.denied_grace_seconds
+    current = CurrentIdentity(grace, Ledger(read_clocks().wall))
     source = identity_source(checked)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_source, source, current, identity_rules(checked.config))

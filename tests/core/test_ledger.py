@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import sidecar
+from sidecar.adapters.tls import CurrentIdentity
 from sidecar.core.after_rotation import HookResult
 from sidecar.core.handshake_result import HandshakeResult
 from sidecar.core.identity_state import IdentityState
@@ -22,6 +24,7 @@ from sidecar.core.ledger import (
 )
 from sidecar.core.rule_counts import Finished
 from sidecar.core.spiffe_id import SpiffeId
+from sidecar.reloader import ConfigInForce
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=1)
@@ -244,3 +247,9 @@ def test_drain_closes_the_port(ledger: Ledger) -> None:
     ledger.drain_began()
     assert ledger.draining
     assert not ledger.listening
+
+
+@pytest.mark.parametrize("holder", [CurrentIdentity, ConfigInForce])
+def test_who_writes_things_down_is_given_the_ledger(holder: type) -> None:
+    ledger = inspect.signature(holder).parameters["ledger"]
+    assert ledger.default is inspect.Parameter.empty, "a ledger that no status shows"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import trio
 from OpenSSL import SSL, crypto
@@ -43,10 +43,10 @@ class CurrentIdentity:
     """
 
     denied_grace_seconds: float
+    ledger: Ledger
     identity: ServerIdentity | None = None
     standing: Standing = field(default_factory=Standing)
     changed: trio.Event = field(default_factory=trio.Event)
-    ledger: Ledger = field(default_factory=lambda: Ledger(datetime.now(UTC)))
     retry_at: datetime | None = None  # when an update that was discarded may be good
     asks: int = 0
     on_ask: Callable[[], None] | None = None
