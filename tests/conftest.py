@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that wait most, so that no process is left alone with one at the end."""
     first = ("/runbook/", "/scenarios/")
     items.sort(key=lambda item: not any(folder in item.nodeid for folder in first))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which versions of the SDKs and of their HTTP clients were tried, also with -q."""
+    named = sorted(
+        f"{one.name} {one.version}"
+        for one in metadata.distributions()
+        if one.name in ("anthropic", "openai", "httpx", "httpx2")
+    )
+    terminalreporter.write_line(f"SDKs and their HTTP clients here: {', '.join(named)}")

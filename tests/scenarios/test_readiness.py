@@ -6,6 +6,7 @@ How many seconds after each event it does: `pytest -s` on this file.
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tests.client import client_context
 from tests.conftest import TRAEFIK
 from tests.daemon import Daemon, write_config
 from tests.fake_agent import AgentProcess
-from tests.http_backend import HttpBackend
+from tests.http_backend import Call, HttpBackend
 from tests.http_client import EVERYTHING, HttpPeer, request
 from tests.scenarios.admin_visitor import AdminVisitor, Health, admin_table
 
@@ -251,3 +252,26 @@ def test_pages_that_report_do_not_knock_at_the_backend(life: Life) -> None:
             assert b"spiffe_sidecar_backend_up 1.0" in life.visitor.get("/metrics")[1]
             most = 1 + int((time.monotonic() - begun) / 5)
             assert backend.connections - before <= most
+
+
+def test_health_path_that_takes_its_time_is_no_reason_against(life: Life) -> None:
+    with HttpBackend() as backend:
+        later = threading.Event()
+
+        def answer(call: Call) -> None:
+            later.wait(1.3)  # more than a second, and less than [timeouts] health
+            call.answer(200)
+
+        backend.routes["/api/version"] = answer
+        more = admin_table(life.folder)
+        config = write_config(life.folder, life.agent.path, backend.address, mode="http", more=more)
+        with (life.folder / "policy.toml").open("a") as file:
+            file.write(EVERYTHING)
+        life.issue()
+        life.agent.start()
+        with running(config) as daemon:
+            life.visitor.until_it_is_there()
+            life.becomes(since=time.monotonic(), event="start")
+            assert life.visitor.health().ready
+            later.set()
+        assert daemon.lines("backend down") == []
