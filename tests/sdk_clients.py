@@ -1,8 +1,8 @@
 """The clients that people use, and what they talk to: `openai`, `anthropic`, and a model server.
 
-The SDKs bring their own HTTP client (httpx, or httpx2 since some version; the end of a test run says
-which) and are given nothing but a TLS context: they verify the chain, and as an SVID has no host
-name, none is compared. They never try again unless told to.
+The SDKs bring their own HTTP client (httpx, or httpx2 since some version; the end of a test run
+says which) and are given nothing but a TLS context: they verify the chain, and as an SVID has no
+host name, none is compared. They never try again unless told to.
 """
 
 from __future__ import annotations
