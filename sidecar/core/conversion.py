@@ -28,6 +28,7 @@ _OLD_KEYS = {
     "[cert_files] bundle": "svid_bundle_file_name",
     "[cert_files] jwt_bundle": "jwt_bundle_file_name",
     "[[jwt_svid]]": "jwt_svids",
+    "[health] address": "health_checks bind_port",
 }
 
 Lines = list[str]
@@ -54,6 +55,7 @@ def conversion(conf: HelperConf, file: str, variable: str) -> Conversion:
         _cert_files(conf, notes),
         *_jwt_svids(conf, notes),
         *after_rotation(conf, notes),
+        *_health(conf, notes),
     ]
     notes += _left_out(conf)
     text = "\n\n".join("\n".join(lines) for lines in tables) + "\n"
@@ -191,6 +193,30 @@ def _jwt_svids(conf: HelperConf, notes: list[Note]) -> Iterator[Lines]:
         ]
 
 
+def _health(conf: HelperConf, notes: list[Note]) -> Iterator[Lines]:
+    """Give the probes a listener; spiffe-helper has one in daemon mode alone."""
+    checks = conf.health_checks
+    if not checks.listener_enabled:
+        return
+    if not conf.daemon_mode:
+        notes.append(Note("health_checks", "left out: spiffe-helper has none without daemon_mode"))
+        return
+    live, ready = checks.liveness_path or "/live", checks.readiness_path or "/ready"
+    changed = [
+        f"{old} is {new} here"
+        for old, new in ((live, "/livez"), (ready, "/readyz"))
+        if old.removeprefix("/") != new.removeprefix("/")
+    ]
+    if changed:
+        text = f"{' and '.join(changed)}: change the probes"
+        notes.append(Note("health_checks", text))
+    yield [
+        "[health]",
+        "# /livez and /readyz; [::] instead of 0.0.0.0 is for IPv6 as well.",
+        *keys(address=f"0.0.0.0:{checks.port}"),
+    ]
+
+
 def _left_out(conf: HelperConf) -> Iterator[Note]:
     """Tell of the keys of which nothing is in the result."""
     if not conf.daemon_mode:
@@ -203,8 +229,6 @@ def _left_out(conf: HelperConf) -> Iterator[Note]:
         yield Note("renew_signal", "left out: without cmd and pid_file_name nobody is signalled")
     if conf.cmd_args and conf.cmd_args.argv and not conf.cmd:
         yield Note("cmd_args", "left out: there is no cmd")
-    if conf.health_checks.listener_enabled:
-        yield Note("health_checks", "left out: in helper mode nothing listens")
 
 
 def _mode(key: str, mode: Mode | None, default: FileMode, notes: list[Note]) -> str | None:

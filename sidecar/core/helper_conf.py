@@ -35,6 +35,8 @@ _ARGUMENT = re.compile(r'(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<bare>[^" \n]*))(?P<en
 # What a file of certificates or keys may reasonably have: readable, perhaps writable.
 _SENSIBLE = re.compile(r"[46][046]{2}")
 
+_DEFAULT_PORT, _MAX_PORT = 8081, 65535
+
 Document = Mapping[str, Any]
 
 
@@ -122,10 +124,31 @@ class JwtSvidConf(Table, frozen=True):
     jwt_extra_audiences: tuple[Name, ...] = ()
 
 
+class Port(int):
+    """A port to listen on."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Port:
+        """Read a number up to 65535; 0 is as if it was not set."""
+        if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > _MAX_PORT:
+            raise ValueError(f"expected a port from 1 to {_MAX_PORT}")
+        return cls(text)
+
+
 class HealthChecksConf(Table, frozen=True):
-    """Of `health_checks` what decides whether there is anything."""
+    """`health_checks`, with spiffe-helper's defaults."""
 
     listener_enabled: bool = False
+    bind_port: Port | None = None
+    liveness_path: str = ""
+    readiness_path: str = ""
+
+    @property
+    def port(self) -> int:
+        """Return where it listens."""
+        return self.bind_port or _DEFAULT_PORT
 
 
 class HelperConf(Table, frozen=True):
@@ -175,7 +198,9 @@ def helper_conf(document: Document, file: str) -> HelperConf:
     health = table.pop("health_checks", {})
     jwt_svids = _jwt_svids(table.pop("jwt_svids", []), file, problems)
     if isinstance(health, dict):  # whose other keys nobody checks
-        health = {key: value for key, value in health.items() if key == "listener_enabled"}
+        known = {field.name for field in msgspec.structs.fields(HealthChecksConf)}
+        folded = _folded(health, HealthChecksConf)
+        health = {key: value for key, value in folded.items() if key in known}
     listener = read_table(HealthChecksConf, health, file, "health_checks", problems)
     conf = read_table(HelperConf, table, file, "", problems)
     _check_x509(table, file, problems)

@@ -197,9 +197,47 @@ def test_old_behaviour_is_had_as_the_note_says() -> None:
     assert not files.federated_bundles
 
 
-def test_health_checks_have_no_counterpart() -> None:
-    assert "health_checks" in changed(health_checks={"listener_enabled": True})[1]
-    assert changed(health_checks={"listener_enabled": False})[1] == {}
+@pytest.mark.parametrize(
+    ("checks", "address", "told"),
+    [
+        ({}, "0.0.0.0:8081", ["/live is /livez", "/ready is /readyz"]),
+        (
+            {"bind_port": Number("9000"), "readiness_path": "/ok"},
+            "0.0.0.0:9000",
+            ["/ok is /readyz"],
+        ),
+        ({"bind_port": Number("0")}, "0.0.0.0:8081", ["/live is /livez"]),
+        ({"BIND_PORT": "65535", "other": "x"}, "0.0.0.0:65535", ["/live is /livez"]),
+        ({"liveness_path": "/livez", "readiness_path": "/readyz"}, "0.0.0.0:8081", []),
+    ],
+    ids=["defaults", "a port and a path", "no port", "case", "our paths"],
+)
+def test_health_checks_become_a_listener_for_probes(
+    checks: dict[str, object], address: str, told: list[str]
+) -> None:
+    document = {**PLAIN, "health_checks": {"listener_enabled": True, **checks}}
+    read = parse_config(converted(document).toml, "sidecar.toml")
+    assert read.health is not None
+    assert str(read.health.address) == address
+    notes = changed(health_checks=document["health_checks"])[1]
+    assert ("health_checks" in notes) is bool(told)
+    for words in told:
+        assert words in notes["health_checks"]
+
+
+def test_health_checks_that_are_off_become_nothing() -> None:
+    for more in ({"listener_enabled": False}, {"bind_port": Number("1")}):
+        assert changed(health_checks=more)[1] == {}
+        assert "[health]" not in converted({**PLAIN, "health_checks": more}).toml
+    once = {**PLAIN, "health_checks": {"listener_enabled": True}, "daemon_mode": False}
+    assert "[health]" not in converted(once).toml
+
+
+@pytest.mark.parametrize("port", [Number("65536"), Number("-1"), "x", True, [1]], ids=repr)
+def test_port_of_health_checks_that_is_none_is_a_problem(port: object) -> None:
+    with pytest.raises(ProblemsError) as refused:
+        converted({**PLAIN, "health_checks": {"listener_enabled": True, "bind_port": port}})
+    assert [one.where for one in refused.value.problems] == ["health_checks bind_port"]
 
 
 def test_two_files_of_one_name_are_problems_of_the_old_keys() -> None:
