@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from sidecar.adapters.admin import serve_admin, serve_health
+from sidecar.adapters.after_rotation import CHILDREN
 from sidecar.adapters.binding import bind, bind_admin, listen, require_local
 from sidecar.adapters.cert_files import CertFiles
 from sidecar.adapters.clock import read_clocks
@@ -66,6 +67,8 @@ async def run(checked: Checked) -> None:
             daemon.start_soon(serve_health, probes, pages.health_pages())
             daemon.start_soon(_fetch_when_asked, wishes, current, hooks)
             daemon.start_soon(_watchdog, manager)
+            if os.getpid() == 1:
+                daemon.start_soon(CHILDREN.reap_orphans)
             daemon.start_soon(_identity, checked, current, hooks)
             if server:
                 await _serve(checked, server, manager, signals, hangups)
@@ -103,7 +106,7 @@ def _health_sockets(
         sockets = [closing.enter_context(sock) for sock in handed[address.manager]]
     else:
         sockets = bind([address], closing)
-    log.info("health is told", listening=listen(sockets))
+    log.info("answering health checks", listening=listen(sockets))
     return sockets
 
 

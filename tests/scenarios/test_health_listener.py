@@ -27,7 +27,7 @@ PROBES = {
 
 
 def health_port(daemon: Daemon) -> int:
-    (where,) = daemon.wait_for("health is told")["listening"]
+    (where,) = daemon.wait_for("answering health checks")["listening"]
     return int(where.rpartition(":")[2])
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from sidecar.adapters.after_rotation.command import run_command
 from sidecar.adapters.after_rotation.disk import on_disk
 from sidecar.adapters.after_rotation.done import Done
+from sidecar.adapters.after_rotation.orphans import CHILDREN
 from sidecar.adapters.after_rotation.pid_file import send_signal
 from sidecar.adapters.after_rotation.touch import touch
 from sidecar.core.after_rotation import Action, CommandAction, SignalAction
 
-__all__ = ["Done", "perform"]
+__all__ = ["CHILDREN", "Done", "perform"]
 
 
 async def perform(action: Action, environment: Mapping[str, str], directory: Path | str) -> Done:

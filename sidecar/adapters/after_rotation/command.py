@@ -20,6 +20,7 @@ import trio
 
 from sidecar.adapters.after_rotation.disk import on_disk
 from sidecar.adapters.after_rotation.done import Done
+from sidecar.adapters.after_rotation.orphans import CHILDREN
 from sidecar.core.after_rotation import CommandAction
 from sidecar.core.errors import HookError
 
@@ -88,6 +89,7 @@ async def _run(
         if process.returncode is None:
             await _end(process, stdout, tail)
         stdout.close()
+        CHILDREN.forget(process.pid)
 
 
 def _executable(name: str, directory: Path, path: str) -> str:
@@ -108,16 +110,19 @@ async def _start(
     argv: tuple[str, ...], executable: str, environment: Mapping[str, str], directory: Path
 ) -> trio.Process:
     try:
-        return await trio.lowlevel.open_process(
-            argv,
-            executable=executable,
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with CHILDREN.starting():
+            process = await trio.lowlevel.open_process(
+                argv,
+                executable=executable,
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            CHILDREN.add(process.pid)
+            return process
     except OSError as exc:
         message = f"command {argv[0]} cannot be started: {exc.strerror}: {exc.filename}"
         hint = "a script needs a first line with #! and an interpreter that exists"
