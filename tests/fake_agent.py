@@ -74,6 +74,11 @@ class AgentProcess:
         """End every stream with this status; `StatusCode.OK` ends it cleanly."""
         self._set(Answer(status=status, details=details))
 
+    def send_and_end(self, svid: X509Svid, bundle: TrustBundle) -> None:
+        """Answer with this SVID and end the stream right behind it."""
+        message = x509_svid_response([svid], [bundle])
+        self._set(Answer(message, grpc.StatusCode.OK))
+
     def deny(self) -> None:
         self.fail(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
 

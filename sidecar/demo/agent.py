@@ -171,12 +171,12 @@ class EmbeddedAgent:
                 if self._stopping or not context.is_active():
                     return
                 seen, answer = current.version, current.answer
+            if answer.message is not None:
+                yield answer.message
             if answer.status is grpc.StatusCode.OK:
                 return
             if answer.status is not None:
                 context.abort(answer.status, answer.details)
-            if answer.message is not None:
-                yield answer.message
 
     def _wake(self) -> None:
         with self._changed:

@@ -7,8 +7,9 @@ real clients on real mTLS before it and a model server behind it.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import anthropic
@@ -217,13 +218,20 @@ def check(exc: SdkError, status: int, code: str) -> None:
 
 
 def test_sdks_get_their_answers(
-    launch: Launch, model: ModelServer, traefik: ssl.SSLContext
+    launch: Launch,
+    model: ModelServer,
+    traefik: ssl.SSLContext,
+    record_property: Callable[[str, object], None],
 ) -> None:
+    for name in ("anthropic", "openai", "httpx", "httpx2"):
+        record_property("client", f"{name} {metadata.version(name)}")
     daemon = launch(backend_address=model.address, mode="http", policy=OPEN)
     with Clients(daemon, traefik) as clients:
         for name, call in clients.calls.items():
             assert call() == TEXT, name
     assert [asked.method for asked in model.asked] == ["POST"] * len(clients.calls)
+    # They have kept connections: openai ends one with a stream, which it does not read to its end.
+    assert len({line["address"] for line in daemon.lines("request")}) < len(clients.calls)
 
 
 def test_model_names_with_slashes_and_colons_get_through(
