@@ -13,6 +13,7 @@ what it grew by after the first tenth. WATCH=1 adds what lives in it
     requests     requests that are answered, on kept connections
     admin        GET /status, /metrics and /readyz
     jwt          JWT-SVID, JWT bundles and a hook anew, by SIGUSR1
+    stranger     a peer whom policy does not name asks
     malformed    what is no request: answered with 400
     left         a client leaves in the middle of an answer
 """
@@ -90,7 +91,9 @@ def _some(tls: ssl.SSLSocket) -> bytes:
 class Site:
     """The daemon with all that it needs."""
 
-    def __init__(self, folder: Path, parts: ExitStack, clients: int, *, watched: bool) -> None:
+    def __init__(
+        self, folder: Path, parts: ExitStack, clients: int, mode: str, *, watched: bool
+    ) -> None:
         self.folder, self.number = folder, 0
         self.authority, foreign = Authority("example.org"), Authority("other.org")
         self.agent = AgentProcess(folder / "agent.sock")
@@ -102,7 +105,7 @@ class Site:
         parts.callback(self.agent.stop)
         port, self.admin = free_port(), free_port()
         command = [sys.executable, "-m", "tests.pooled_clients", "model", str(port)]
-        model = parts.enter_context(subprocess.Popen(command))
+        self.model = model = parts.enter_context(subprocess.Popen(command))
         parts.callback(model.kill)
         until_it_listens(port)
         (folder / "certs").mkdir(mode=0o700)
@@ -123,8 +126,10 @@ touch = "touched"
         if watched:
             more += "[sandbox]\nenabled = false\n"  # it counts its descriptors
         backend = f"127.0.0.1:{port}"
-        config = write_config(folder, self.agent.path, backend, mode="http", more=more)
-        self._policy = (folder / "policy.toml").read_text() + 'endpoints = ["POST /v1/{r...}"]\n'
+        config = write_config(folder, self.agent.path, backend, mode=mode, more=more)
+        self._policy = (folder / "policy.toml").read_text()
+        if mode == "http":
+            self._policy += 'endpoints = ["POST /v1/{r...}"]\n'
         self._config = config.read_text()
         self.rewrite()
         module = "tests.watched_daemon" if watched else "sidecar"
@@ -135,6 +140,8 @@ touch = "touched"
         self.pid = self.daemon.process.pid
         self.own = client_context(self.authority, self._issued(self.authority), folder)
         self.unknown = client_context(self.authority, self._issued(foreign), folder)
+        stranger = self.authority.sign(self.authority.leaf("/workload/stranger"))
+        self.stranger = client_context(self.authority, stranger, folder)
         self.clients = [Client(self.address, self.own) for _ in range(clients)]
         for client in self.clients:
             parts.callback(client.leave)
@@ -213,6 +220,12 @@ def requests(site: Site) -> None:
     assert site.clients[0].ask() == 200
 
 
+def stranger(site: Site) -> None:
+    with connect(site.address, site.stranger, 60) as tls:
+        tls.sendall(_ASK % b"/v1/small")
+        tls.recv(65536)
+
+
 def malformed(site: Site) -> None:
     with connect(site.address, site.own, 60) as tls:
         tls.sendall(b"no request\r\n\r\n")
@@ -246,6 +259,7 @@ THINGS: dict[str, tuple[Callable[[Site], None], int]] = {
     "refused": (refused, 20000),
     "denied": (denied, 20000),
     "requests": (requests, 50000),
+    "stranger": (stranger, 20000),
     "malformed": (malformed, 20000),
     "left": (left, 5000),
     "admin": (admin, 5000),
@@ -254,10 +268,10 @@ THINGS: dict[str, tuple[Callable[[Site], None], int]] = {
 
 
 @contextmanager
-def sites(clients: int, *, watched: bool) -> Iterator[Site]:
+def sites(clients: int, mode: str = "http", *, watched: bool) -> Iterator[Site]:
     with ExitStack() as parts:
         folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="sc-")))
-        yield Site(folder, parts, clients, watched=watched)
+        yield Site(folder, parts, clients, mode, watched=watched)
 
 
 def main(what: str, count: int) -> None:

@@ -21,15 +21,22 @@ _MORE = 3
 _GUARD_SECONDS = 30.0
 
 
+IN_MODE_STREAM = ("rotations", "connections", "refused", "stranger", "left")
+
+
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNCOLLECTED", "1")
-        with sites(CLIENTS, watched=True) as site:
+        with sites(CLIENTS, request.param, watched=True) as site:
             yield site
 
 
-@pytest.mark.parametrize("what", THINGS)
+@pytest.mark.parametrize(
+    ("site", "what"),
+    [*(("http", what) for what in THINGS), *(("stream", what) for what in IN_MODE_STREAM)],
+    indirect=["site"],
+)
 def test_nothing_stays_of(site: Site, what: str) -> None:
     do, _ = THINGS[what]
     site.every_client()
