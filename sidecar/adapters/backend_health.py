@@ -43,9 +43,9 @@ class BackendHealth:
         self._reason: str | None = None
 
     def apply(self, ask: Ask, seconds: float) -> None:
-        """Ask another way, and forget what was found before."""
+        """Ask another way, and anew as soon as it is wanted."""
         self._ask, self._seconds = ask, seconds
-        self._asked_at, self._reason = float("-inf"), None
+        self._asked_at = float("-inf")
 
     async def reason_against(self, max_age: float = FRESH_SECONDS) -> str | None:
         """Return why the backend cannot be used or None, as found `max_age` seconds ago or now."""

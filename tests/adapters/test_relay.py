@@ -450,18 +450,29 @@ async def test_bytes_that_are_no_tls_break_the_connection(dial: Lines) -> None:
 # Silence, and being told to stop.
 
 
+@pytest.mark.parametrize(
+    ("last", "seconds"),
+    [
+        pytest.param("peer", 600, id="a backend that may have a model to load"),
+        pytest.param("backend", 300, id="a peer that asks nothing more"),
+    ],
+)
 @within(NEVER)
 async def test_silence_both_ways_is_ended(
-    dial: Lines, autojump_clock: trio.testing.MockClock
+    dial: Lines, autojump_clock: trio.testing.MockClock, last: str, seconds: int
 ) -> None:
     line = await dial()
     await line.peer.send(b"hello")
     assert await line.backend.receive_exactly(5) == b"hello"
+    if last == "backend":
+        await line.backend.send(b"hi")
+        assert await line.peer.receive_exactly(2) == b"hi"
     begun = trio.current_time()
     autojump_clock.autojump_threshold = 0.02  # the kernel takes a moment to deliver
     await line.ended.wait()
-    assert line.traffic == Traffic(5, 0, "no byte for 300 s")
-    assert 290 < trio.current_time() - begun < 330
+    sent = 2 if last == "backend" else 0
+    assert line.traffic == Traffic(5, sent, f"no byte for {seconds} s")
+    assert seconds - 10 < trio.current_time() - begun < seconds + 30
     with pytest.raises(Cut):
         await line.peer.receive()
 

@@ -80,6 +80,7 @@ class Pair(ABC):
     """One connection's two sides: what waits to be written, and what is watched for."""
 
     __slots__ = (
+        "_asked_last",
         "_backend",
         "_backend_events",
         "_finished",
@@ -103,14 +104,15 @@ class Pair(ABC):
         # What waits for the peer; empty means that all is sent but our close_notify.
         self._to_peer: memoryview | None = None
         self._peer_read_wants_write = self._finished = False
+        self._asked_last = False  # the last byte that moved went to the backend
         self._peer_events = self._backend_events = 0
         self._task = trio.lowlevel.current_task()
         self.moved = turn.now
 
     @property
     def waits_for_answer(self) -> bool:
-        """Tell whether the first byte of an answer is what everybody waits for."""
-        return False
+        """Tell whether the backend is the one to speak: it may have a model to load first."""
+        return self._asked_last
 
     @abstractmethod
     def give_up(self, seconds: float) -> None:
@@ -231,6 +233,7 @@ class Pair(ABC):
             raise BrokenError(f"backend: {exc.strerror}", is_peers=False) from exc
         if count:
             self.moved = self._turn.heard = self._turn.now
+            self._asked_last = False
         return count
 
     def _send_to_peer(self, data: memoryview) -> int:
@@ -253,7 +256,7 @@ class Pair(ABC):
         except OSError as exc:
             self._lose_backend(exc)
             return len(data)
-        self.moved = self._turn.now
+        self.moved, self._asked_last = self._turn.now, True
         self._traffic.received += sent
         return sent
 
