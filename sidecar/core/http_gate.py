@@ -14,6 +14,8 @@ Specification: RFC 9112 (HTTP/1.1) 6 (Message Body), 9.3 (Persistence), 9.6 (Tea
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from sidecar.core.errors import BackendError, HttpError
 from sidecar.core.http_body import (
     BodyError,
@@ -56,6 +58,7 @@ class HttpGate:
         "_closes",
         "_extras",
         "_interim",
+        "_is_kept",
         "_max_body_bytes",
         "_max_head_bytes",
         "_request_id",
@@ -81,6 +84,7 @@ class HttpGate:
         self._interim = 0
         self._answer_body: BodyReader | None = None
         self._request_id, self._extras, self._closes = "", Extras(), False
+        self._is_kept = False
 
     # The peer's side.
 
@@ -136,12 +140,16 @@ class HttpGate:
         self._max_body_bytes = max_body_bytes
         self._check_length(self.request.length or 0)
 
-    def admit(self, head: bytes, request_id: str, extras: Extras, *, closes: bool) -> bytes:
+    def admit(
+        self, head: bytes, request_id: str, extras: Extras, *, closes: bool, is_kept: bool = False
+    ) -> bytes:
         """Let the request go on: give its head and what is there of its body.
 
-        `closes` makes its answer the last one of this connection.
+        `closes` makes its answer the last one of this connection. `is_kept`: the backend's
+        connection was used before.
         """
         assert self.request is not None
+        self._is_kept = is_kept
         self._request_id, self._extras = request_id, extras
         self._closes = closes or self.request.wants_close
         self._admitted = True
@@ -252,6 +260,10 @@ class HttpGate:
             if response.status == 100 or self.request.minor == 0:
                 return b""
             return head_for_peer(response, self.request, "", Extras(), closes=False)
+        if self._is_kept and response.status == HTTPStatus.REQUEST_TIMEOUT and response.wants_close:
+            # Said to the connection, while the request was on its way (RFC 9110 15.5.9).
+            self._answer_head.clear()
+            raise BackendError("the backend closed the connection without an answer (408)")
         self.response = response
         self._answer_body = _answer_body(response)
         has_end = not isinstance(self._answer_body, BodyUntilEnd)

@@ -294,7 +294,9 @@ class HttpConnection:
         """Let the request through, and its answer back."""
         head = head_for_backend(request, forwarding)
         extras = self._shared.answerer.extras(request)
-        to_backend = self._gate.admit(head, line.request_id, extras, closes=self._is_last)
+        to_backend = self._gate.admit(
+            head, line.request_id, extras, closes=self._is_last, is_kept=self._link.is_kept
+        )
         waits = request.wants_continue and not self._gate.request_is_complete
         begin = to_backend, CONTINUE if waits else b""
         try:

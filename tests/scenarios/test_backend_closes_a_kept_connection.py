@@ -64,6 +64,8 @@ class EndsWithTheSecond:
             call.answer(200, b"", f"X-Connection: {call.connection}")
             return
         self.ended.append(call.method)
+        if self.how == "408":
+            call.answer(408, b"late", "Connection: close")
         if self.how == "half a head":
             call.send(b"HTTP/1.1 200 OK\r\nContent-")
         if self.how == "reset":
@@ -72,7 +74,7 @@ class EndsWithTheSecond:
             call.close()
 
 
-@pytest.mark.parametrize("how", ["end", "reset"])
+@pytest.mark.parametrize("how", ["end", "reset", "408"])
 def test_safe_request_that_meets_the_end_is_sent_again(site: Site, how: str) -> None:
     ends = site.backend.routes["/v1/"] = EndsWithTheSecond(how)
     request_id = new_id()
@@ -118,3 +120,12 @@ def test_request_is_sent_again_once_and_never_from_a_new_connection(site: Site) 
         site.backend.forget()
         assert peer.ask("GET", "/v1/models").status == 502
         assert site.backend.untaken() == ["GET /v1/models"]
+
+
+def test_408_that_is_an_answer_is_passed_on(site: Site) -> None:
+    site.backend.routes["/v1/"] = lambda call: call.answer(408, b"own", "Connection: close")
+    with site.dial() as peer:
+        for _ in range(2):
+            answer = peer.ask("GET", "/v1/models")
+            assert (answer.status, answer.body) == (408, b"own")
+    assert site.backend.untaken() == ["GET /v1/models"] * 2
