@@ -200,6 +200,11 @@ def _look(paths: IdentityPaths) -> _Look:
     return _Look(event, state, newest)
 
 
+def look_once(paths: IdentityPaths) -> IdentityEvent:
+    """Return what the files say at this moment. Blocks."""
+    return _look(paths).event
+
+
 async def _in_thread(read: Callable[[A], T], argument: A) -> T:
     # Abandoned at shutdown: a mount that hangs must not hold up the exit.
     return await trio.to_thread.run_sync(read, argument, abandon_on_cancel=True)
