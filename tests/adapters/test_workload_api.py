@@ -30,6 +30,7 @@ from sidecar.adapters.workload_api import (
     SECURITY_HEADER,
     USELESS_SECONDS,
     WorkloadApi,
+    channel,
 )
 from sidecar.core.address import WorkloadEndpoint
 from sidecar.core.identity_event import Denied, IdentityEvent, Lost, Unreadable, Updated
@@ -310,25 +311,64 @@ async def test_agent_that_hung_for_a_while_is_not_lost(
 
 
 @within(MOVED)
-async def test_agent_that_never_answers_is_lost_after_the_first_deadline(
+async def test_agent_that_takes_long_to_answer_is_told_once_and_waited_for(
     connect: Api, agent: AgentProcess, authority: Authority, mock_clock: MockClock
 ) -> None:
+    # SPIRE's agent attests a process before it answers, by plugins that may take their time.
     mock_clock.rate = 1.0
     agent.silence()
     api = connect()
     events: list[IdentityEvent] = []
 
     async def ask() -> None:
-        events.append(await api.next_event())
+        events.append(await api.next_event(ask_again_seconds=30))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         await until(lambda: agent.calls() == 1, "a call")
         mock_clock.jump(FIRST_ANSWER_SECONDS)
     seconds = f"{FIRST_ANSWER_SECONDS:g}"
-    assert events == [Lost(f"no answer from unix:{agent.path} in {seconds} s")]
-    agent.send(authority.svid(hint="at last"), authority.bundle)
-    assert hint_of((await until_updated(api))[-1]) == "at last"
+    assert events == [Lost(f"no answer from unix:{agent.path} in {seconds} s, still waiting")]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            mock_clock.jump(100)
+        assert len(events) == 1
+        agent.send(authority.svid(hint="at last"), authority.bundle)
+    assert hint_of(events[1]) == "at last"
+    assert agent.calls() == 1, "it was cut"
+
+
+@within(60)
+async def test_agent_that_hangs_before_it_answers_is_found_by_keepalive(
+    connect: Api, agent: AgentProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("keepalive_time_ms", "keepalive_timeout_ms", "http2.ping_timeout_ms")
+    quick: dict[str, int] = {f"grpc.{name}": 300 for name in names}
+    options = tuple((name, quick.get(name, value)) for name, value in channel._OPTIONS)
+    assert [one for one in options if one[0] in quick] == list(quick.items())
+    monkeypatch.setattr(channel, "_OPTIONS", options)
+    agent.silence()
+    api = connect()
+    with trio.move_on_after(0) as scope:
+        await api.next_event()
+    assert scope.cancelled_caught
+    await until(lambda: agent.calls() == 1, "a call")
+    os.kill(agent.pid, signal.SIGSTOP)
+    try:
+        event = await api.next_event()
+    finally:
+        os.kill(agent.pid, signal.SIGCONT)
+    assert isinstance(event, Lost)
+    assert event.reason.startswith("UNAVAILABLE: ")
+
+
+def test_keepalive_is_rarer_than_an_agent_of_spire_tolerates() -> None:
+    # grpc-go: keepalive.EnforcementPolicy, MinTime 5 minutes, PermitWithoutStream false.
+    options = dict(channel._OPTIONS)
+    assert options["grpc.keepalive_time_ms"] > 5 * 60 * 1000
+    assert not options.get("grpc.keepalive_permit_without_calls")
 
 
 @within(MOVED)

@@ -335,8 +335,8 @@ async def test_agent_that_never_answers_is_lost_after_the_deadline(
     assert answers == [Lost(f"no answer from unix:{agent.path} in {ANSWER_SECONDS:g} s")]
 
 
-def test_deadline_is_short_enough_to_be_waited_for() -> None:
-    assert ANSWER_SECONDS == 10
+def test_deadline_leaves_an_agent_time_to_attest_us() -> None:
+    assert ANSWER_SECONDS == 60
 
 
 @within(60)

@@ -18,6 +18,7 @@ from sidecar.core.identity_event import Denied, Lost
 # Workload Endpoint 3 (Transport): proof that no confused web client is asking.
 SECURITY_HEADER = (("workload.spiffe.io", "true"),)
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+KEEPALIVE_SECONDS = 330
 
 # Workload Endpoint, appendix A: after these codes asking again is of no use. The agent behind
 # the address may be replaced one day, so the question is repeated, but rarely.
@@ -27,6 +28,12 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
     # Channels to one address share a connection and its back-off unless told otherwise.
     ("grpc.use_local_subchannel_pool", 1),
+    # An agent that hangs is found by a ping. SPIRE's (grpc-go) ends a connection that is pinged
+    # more often than each 5 minutes, or while no call runs.
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # else a minute
+    ("grpc.http2.max_pings_without_data", 0),
     # No proxy of the environment between us and the agent.
     ("grpc.enable_http_proxy", 0),
 )

@@ -25,7 +25,7 @@ from sidecar.core.spiffe_id import SpiffeId
 
 JWT_SVID_METHOD = "/SpiffeWorkloadAPI/FetchJWTSVID"
 JWT_BUNDLES_METHOD = "/SpiffeWorkloadAPI/FetchJWTBundles"
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 60.0  # an agent may attest us for half of that first
 
 JwtSvidAnswer = tuple[RawJwtSvid, ...] | Unreadable | Denied | Lost
 

@@ -9,6 +9,7 @@ Specification: SPIFFE Workload API 4.2 (Connection Lifetime) and 4.3 (Stream Res
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ class _Stream:
     message: bytes | None = None
     end: Denied | Lost | None = None
     answered: bool = False
+    is_slow: bool = False  # which was told
     news: trio.Event = field(default_factory=trio.Event)
 
     def put(self, message: bytes) -> None:
@@ -106,19 +108,22 @@ class AgentStream(Generic[T]):
         """Wait for the next event; after `ask_again_seconds` of silence open a fresh stream.
 
         A fresh stream is answered at once (Workload API 4.3), so asking again is the cheap way
-        to find out whether a silent agent still knows us.
+        to find out whether a silent agent still knows us. At once may take long: an agent attests
+        us first. That it has not answered is told once, as `Lost`, and the stream goes on; whether
+        the agent lives is for gRPC's keepalive to find out.
         """
         while True:
             stream = self._stream or await self._open()
-            limit = ask_again_seconds if stream.answered else FIRST_ANSWER_SECONDS
+            limit = ask_again_seconds
+            if not stream.answered:
+                limit = math.inf if stream.is_slow else FIRST_ANSWER_SECONDS
             with trio.move_on_after(limit) as patience:
                 await stream.news.wait()
             if patience.cancelled_caught:
-                answered = stream.answered
+                if not stream.answered:
+                    stream.is_slow = True
+                    return Lost(f"no answer from {self._endpoint} in {limit:g} s, still waiting")
                 self.close()
-                if not answered:
-                    self._lose(0.0)
-                    return Lost(f"no answer from {self._endpoint} in {limit:g} s")
                 continue
             if stream.message is not None:
                 message, stream.message = stream.message, None
