@@ -27,6 +27,7 @@ from sidecar.core.config import ConnectionsTable
 from sidecar.core.errors import PeerError
 from sidecar.core.identity_state import Clocks
 from sidecar.core.lifetime import NEVER, Ending, judge
+from sidecar.core.svid import seconds_left
 
 # The longest time between two looks at the wall clock, and what is no jump of it.
 _CLOCK_CHECK_SECONDS = 5.0
@@ -148,7 +149,7 @@ class LifeKeeper:
 
     def _endings(self, lifeline: Lifeline, now: _Now) -> Iterator[Ending]:
         table = self.table
-        left = (lifeline.peer.not_after - now.clocks.wall).total_seconds()
+        left = seconds_left(lifeline.peer.not_after, now.clocks.wall)
         yield Ending("the peer's SVID has expired", left, table.expiry_grace_seconds)
         yield Ending("no valid identity of our own", self._own(now), table.expiry_grace_seconds)
         reason = self._revoked(lifeline, now)

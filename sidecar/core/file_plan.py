@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sidecar.core.files_config import LAYOUTS, CertFilesTable, federated_name
-from sidecar.core.svid import Bundles, X509Svid
+from sidecar.core.svid import Bundles, X509Svid, is_over
 
 # POSIX NAME_MAX, of every file system that we are likely to meet.
 NAME_MAX = 255
@@ -91,7 +91,7 @@ def _kept(
 ) -> Iterator[x509.Certificate]:
     """Leave out expired authorities if that is asked for."""
     for one in authorities:
-        if not table.omit_expired_authorities or one.not_valid_after_utc > now:
+        if not table.omit_expired_authorities or not is_over(one.not_valid_after_utc, now):
             yield one
 
 

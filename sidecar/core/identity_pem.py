@@ -9,6 +9,7 @@ No parser's text goes into a reason: it may quote what it could not read, and th
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,10 +23,14 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sidecar.core.identity_update import RawSvid, RawUpdate
 from sidecar.core.spiffe_id import TrustDomain
-from sidecar.core.svid import uri_sans
+from sidecar.core.svid import authorities, uri_sans
 
 # However damaged the rest of the line is: a block that was begun has to be there whole.
 _BEGUN = re.compile(rb"-----\s*BEGIN (?:X509 |TRUSTED )?CERTIFICATE")
+
+_BLOCK = re.compile(
+    rb"-----BEGIN (?:X509 )?CERTIFICATE-----\s(.*?)-----END (?:X509 )?CERTIFICATE-----", re.DOTALL
+)
 
 # A last line that begins a block, or would have.
 _CUT = re.compile(rb"(?:\A|\n)-{1,5}(?:B(?:E(?:G(?:I(?:N[^\n]*)?)?)?)?)?\s*\Z")
@@ -45,7 +50,7 @@ def raw_update(pem: IdentityPem) -> RawUpdate:
     """Give the update; a federated bundle that is none costs its own trust domain only."""
     chain = _certificates(pem.certificate, "certificate")
     key = _private_key(pem.private_key, chain)
-    bundle = _certificates(pem.bundle, "bundle")
+    bundle = _bundle(pem.bundle, "bundle")
     names = uri_sans(chain[0])
     if not names:
         raise ValueError("certificate: no SPIFFE ID in it, expected one URI SAN")
@@ -55,10 +60,10 @@ def raw_update(pem: IdentityPem) -> RawUpdate:
         try:
             if isinstance(content, str):
                 raise ValueError(content)
-            federated[str(trust_domain)] = _der(_certificates(content, "its file"))
+            federated[str(trust_domain)] = _bundle(content, "its file")
         except ValueError as exc:
             notes.append(f"federated bundle '{trust_domain}' left out: {exc}")
-    svid = RawSvid(names[0], _der(chain), key, _der(bundle))
+    svid = RawSvid(names[0], _der(chain), key, bundle)
     return RawUpdate((svid,), federated, notes=tuple(notes))
 
 
@@ -78,6 +83,24 @@ def _certificates(pem: bytes, file: str) -> list[x509.Certificate]:
         # The parser leaves out what has no end. In a bundle that would be an authority less.
         raise ValueError(f"{file}: cut off in the middle of a certificate")
     return certificates
+
+
+def _bundle(pem: bytes, file: str) -> bytes:
+    """Give a bundle in DER, with what cannot be read if it is whole: it costs itself only."""
+    try:
+        return _der(_certificates(pem, file))
+    except ValueError:
+        blocks = _BLOCK.findall(pem)
+        if len(blocks) != len(_BEGUN.findall(pem)) or _CUT.search(pem):
+            raise
+        try:
+            der = b"".join(b64decode(b"".join(one.split()), validate=True) for one in blocks)
+            readable, _ = authorities(der)
+        except ValueError:
+            readable = ()
+        if not readable:
+            raise
+        return der
 
 
 def _private_key(pem: bytes, chain: list[x509.Certificate]) -> bytes:

@@ -12,6 +12,8 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
+from sidecar.core.svid import is_over, seconds_left
+
 
 class IdentityState(enum.StrEnum):
     """The states that logs, health and metrics show."""
@@ -42,7 +44,7 @@ class Standing:
 
     def state(self, clocks: Clocks) -> IdentityState:
         """Give the state at this moment; the worst news wins."""
-        if self.not_after is not None and clocks.wall >= self.not_after:
+        if self.not_after is not None and is_over(self.not_after, clocks.wall):
             return IdentityState.EXPIRED
         if self.denied_at is not None:
             return IdentityState.DENIED
@@ -52,7 +54,7 @@ class Standing:
 
     def may_serve(self, clocks: Clocks, denied_grace_seconds: float) -> bool:
         """Tell whether a new connection may be served: no identity, no service."""
-        if self.not_after is None or clocks.wall >= self.not_after:
+        if self.not_after is None or is_over(self.not_after, clocks.wall):
             return False
         return self.denied_at is None or clocks.monotonic < self.denied_at + denied_grace_seconds
 
@@ -60,7 +62,7 @@ class Standing:
         """Give the seconds until time alone changes the state or whether we may serve."""
         ends = [float("inf")]
         if self.not_after is not None:
-            ends.append((self.not_after - clocks.wall).total_seconds())
+            ends.append(seconds_left(self.not_after, clocks.wall))
         if self.denied_at is not None:
             ends.append(self.denied_at + denied_grace_seconds - clocks.monotonic)
         return min(end for end in ends if end > 0)

@@ -25,7 +25,7 @@ from cryptography.x509.verification import (
 
 from sidecar.core.errors import InvalidSpiffeIdError, PeerError
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
-from sidecar.core.svid import Bundles, certificate_text, uri_sans
+from sidecar.core.svid import Bundles, certificate_text, is_over, uri_sans
 from sidecar.core.trust_anchor import (
     UnsupportedKeyError,
     check_directory_names,
@@ -193,7 +193,7 @@ def _check_validity(leaf: x509.Certificate, now: datetime) -> None:
     if now < leaf.not_valid_before_utc:
         text = f"not valid before {leaf.not_valid_before_utc:%FT%TZ}, it is {now:%FT%TZ}"
         raise PeerError(text, result="not_valid_now")
-    if now > leaf.not_valid_after_utc:
+    if is_over(leaf.not_valid_after_utc, now):
         text = f"expired at {leaf.not_valid_after_utc:%FT%TZ}, it is {now:%FT%TZ}"
         raise PeerError(text, result="not_valid_now")
 

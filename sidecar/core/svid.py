@@ -60,6 +60,16 @@ class TrustBundle:
 Bundles = Mapping[TrustDomain, TrustBundle]
 
 
+def is_over(not_after: datetime, now: datetime) -> bool:
+    """Tell whether a validity has ended; `not_after` belongs to it (RFC 5280 4.1.2.5)."""
+    return seconds_left(not_after, now) <= 0
+
+
+def seconds_left(not_after: datetime, now: datetime) -> float:
+    """Return the seconds until a validity has ended, 0 or less when it has."""
+    return (not_after - now + datetime.resolution).total_seconds()
+
+
 def serial_text(certificate: x509.Certificate) -> str:
     """Give a serial number as openssl prints it: upper-case hexadecimal, whole bytes."""
     text = f"{certificate.serial_number:X}"

@@ -20,6 +20,7 @@ from sidecar.core.http_head import RequestHead
 from sidecar.core.limits import TokenBuckets
 from sidecar.core.policy import RequestDecision, Rule
 from sidecar.core.refusal import Refusal
+from sidecar.core.svid import is_over
 
 MAX_SHOWN_PATH = 200
 
@@ -50,7 +51,7 @@ class Admission:
         if identity is None:
             text = "this model server has no valid identity at the moment; try again later"
             raise RefusedError(Refusal(503, "no_identity", text, 5), closes=True)
-        if clocks.wall >= peer.not_after:
+        if is_over(peer.not_after, clocks.wall):
             text = "your X.509-SVID has expired; connect again with a new one"
             raise RefusedError(Refusal(403, "svid_expired", text), closes=True)
         if identity is not peer.identity:

@@ -411,6 +411,19 @@ def test_two_uri_names_are_the_verifiers_business() -> None:
 # Federated bundles.
 
 
+def test_odd_certificate_in_a_bundle_costs_no_more_than_itself() -> None:
+    odd = b"-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n"
+    one = files()
+    raw = one.with_bundle(odd + one.bundle).read({OTHER: odd + one.bundle})
+    update = identity_update(raw, datetime.now(UTC))
+    assert len(update.notes) == 2
+    for note, trust_domain in zip(update.notes, ("example.org", OTHER), strict=True):
+        assert note.startswith(f"bundle of {trust_domain}: left out certificate 1 of 2 (SHA-256")
+    assert {len(bundle.authorities) for bundle in update.bundles.values()} == {1}
+    with pytest.raises(ValueError, match=r"^bundle: "):
+        one.with_bundle(odd).read()
+
+
 def test_federated_bundle_is_taken() -> None:
     raw = files().read({OTHER: certificates(FOREIGN.certificate)})
     assert (list(raw.federated), raw.notes) == (["other.org"], ())

@@ -29,13 +29,17 @@ TICK = timedelta(microseconds=1)
         pytest.param(
             Standing(LATER, True), LATER - TICK, 0.0, "ready", True, id="the last microsecond"
         ),
-        pytest.param(Standing(LATER, True), LATER, 0.0, "expired", False, id="the end itself"),
+        pytest.param(
+            Standing(LATER, True), LATER, 0.0, "ready", True, id="the end itself (RFC 5280 4.1.2.5)"
+        ),
         pytest.param(Standing(LATER, True), LATER + TICK, 0.0, "expired", False, id="after it"),
         pytest.param(Standing(LATER), NOON, 0.0, "agent_lost", True, id="agent away: serve on"),
         pytest.param(
             Standing(LATER), LATER - TICK, 1e9, "agent_lost", True, id="however long it is away"
         ),
-        pytest.param(Standing(LATER), LATER, 0.0, "expired", False, id="but not past the end"),
+        pytest.param(
+            Standing(LATER), LATER + TICK, 0.0, "expired", False, id="but not past the end"
+        ),
         pytest.param(
             Standing(denied_at=DENIED_AT),
             NOON,
@@ -78,7 +82,7 @@ TICK = timedelta(microseconds=1)
         ),
         pytest.param(
             Standing(LATER, denied_at=DENIED_AT),
-            LATER,
+            LATER + TICK,
             DENIED_AT,
             "expired",
             False,
@@ -117,7 +121,7 @@ def test_grace_of_zero_stops_at_once() -> None:
 
 def test_wall_clock_set_back_serves_again_only_within_validity() -> None:
     standing = Standing(LATER, True)
-    assert not standing.may_serve(Clocks(LATER, 1.0), GRACE)
+    assert not standing.may_serve(Clocks(LATER + TICK, 1.0), GRACE)
     assert standing.may_serve(Clocks(NOON, 2.0), GRACE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, timedelta
 
 import pytest
 from cryptography import x509
@@ -14,7 +14,20 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from sidecar.core.svid import PrivateKey, certificates, private_key, uri_sans
+from sidecar.core.errors import PeerError
+from sidecar.core.identity_state import Clocks, IdentityState, Standing
+from sidecar.core.peer import SvidVerifier
+from sidecar.core.svid import (
+    Bundles,
+    PrivateKey,
+    TrustBundle,
+    certificates,
+    is_over,
+    private_key,
+    same_bundles,
+    seconds_left,
+    uri_sans,
+)
 from tests.ca import Authority, rsa_key
 
 DER = Encoding.DER
@@ -202,3 +215,39 @@ def test_certificate_of_another_version_is_refused(authority: Authority) -> None
     version = good.index(b"\xa0\x03\x02\x01\x02")
     with pytest.raises((ValueError, x509.InvalidVersion)):
         certificates(good[: version + 4] + b"\x07" + good[version + 5 :])
+
+
+# The end of a validity belongs to it (RFC 5280 4.1.2.5), whoever asks.
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(("after", "over"), [(timedelta(0), False), (MICROSECOND, True)])
+def test_all_that_look_at_an_end_agree(authority: Authority, after: timedelta, over: bool) -> None:
+    svid = authority.svid()
+    moment = Clocks(svid.not_after + after, 0.0)
+    verifier = SvidVerifier({authority.trust_domain: authority.bundle})
+    try:
+        verifier.verify(svid.chain, moment.wall)
+        refused = False
+    except PeerError:
+        refused = True
+    standing = Standing(svid.not_after, connected=True)
+    assert is_over(svid.not_after, moment.wall) is over
+    assert refused is over
+    assert standing.may_serve(moment, 0.0) is not over
+    assert (standing.state(moment) is IdentityState.EXPIRED) is over
+    assert (seconds_left(svid.not_after, moment.wall) <= 0) is over
+    assert (standing.seconds_to_change(moment, 0.0) == float("inf")) is over
+
+
+def test_bundles_are_the_same_in_whatever_order(authority: Authority, foreign: Authority) -> None:
+    ours, newer = authority.certificate, Authority("example.org").certificate
+
+    def bundles(*authorities: x509.Certificate) -> Bundles:
+        one = TrustBundle(authority.trust_domain, authorities)
+        return {authority.trust_domain: one, foreign.trust_domain: foreign.bundle}
+
+    assert same_bundles(bundles(ours, newer), bundles(newer, ours))
+    assert not same_bundles(bundles(ours, newer), bundles(ours))
+    assert not same_bundles(bundles(ours), {authority.trust_domain: authority.bundle})

@@ -12,6 +12,7 @@ from sidecar.core.diagnosis.host_facts import Account, Kind, Process, ServiceSta
 from sidecar.core.diagnosis.identity import span
 from sidecar.core.diagnosis.issued import Answer, Said
 from sidecar.core.diagnosis.permission import WRITE, absent, hidden, obstacle, open_to_others
+from sidecar.core.svid import is_over
 
 NAMES = (
     "agent.socket",
@@ -245,7 +246,7 @@ def _attestation(facts: AgentFacts) -> Finding:
         seen = f"the agent has no SVID of its own, and its join token {own.token}"
         remedy = f"{facts.join}\nwhy it has none: {facts.log}"
         return fail(name, seen, remedy)
-    if own.not_after <= facts.now:
+    if is_over(own.not_after, facts.now):
         seen = (
             f"the agent's own SVID expired {span(facts.now - own.not_after)} ago: this host slept, "
             "or did not reach the server, and a join token is good for one time"

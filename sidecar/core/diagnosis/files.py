@@ -18,6 +18,7 @@ from sidecar.core.diagnosis.permission import (
     octal,
     open_to_others,
 )
+from sidecar.core.svid import is_over
 
 NAMES = (
     "files.directory",
@@ -167,7 +168,7 @@ def _current(facts: FilesFacts) -> Finding:
         return skipped(name, published)
     if published.fault or published.not_after is None:
         return skipped(name, "nothing usable is published")
-    if published.not_after <= facts.now:
+    if is_over(published.not_after, facts.now):
         seen = f"the published SVID expired at {published.not_after:%F %T}Z"
         return fail(name, seen, facts.publish)
     known = {facts.issued, facts.served} - {""}

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sidecar.core.diagnosis.finding import Finding, Unknown, all_skipped, fail, ok, skipped, warn
 from sidecar.core.diagnosis.issued import Answer, IssuedSvid, Said
 from sidecar.core.identity_update import SvidChoice
+from sidecar.core.svid import is_over
 
 # Past this share of its life a renewal is late: SPIRE renews at half life.
 _OVERDUE_SHARE = 0.75
@@ -109,7 +110,7 @@ def _times(facts: IdentityFacts, svid: IssuedSvid) -> Iterator[Finding]:
         yield fail("identity.clock", seen, facts.set_clock)
     else:
         yield ok("identity.clock", f"here it is {now:%F %T}Z, issued {span(now - begin)} ago")
-    if end <= now:
+    if is_over(end, now):
         seen = f"the SVID expired {span(now - end)} ago, at {end:%F %T}Z"
         yield fail("identity.lifetime", seen, facts.renew)
     else:

@@ -21,6 +21,7 @@ from sidecar.core.svid import (
     Bundles,
     Chain,
     TrustBundle,
+    authorities,
     certificates,
     private_key,
     serial_text,
@@ -85,8 +86,11 @@ def _issued(raw: RawUpdate, now: datetime) -> Answer:
     faults: list[str] = []
     for key, der in [*_own_bundles(raw).items(), *raw.federated.items()]:
         try:
-            bundle = TrustBundle(TrustDomain.parse(key), certificates(der))
-            bundles.setdefault(bundle.trust_domain, bundle)
+            trust_domain = TrustDomain.parse(key)
+            read, unreadable = authorities(der)
+            faults += [f"the bundle of {key[:256]!r}: {text}" for text in unreadable]
+            if read or not unreadable:
+                bundles.setdefault(trust_domain, TrustBundle(trust_domain, read))
         except Exception as exc:  # trust boundary: the parsers of DER raise more than ValueError
             faults.append(f"the bundle of {key[:256]!r} cannot be read: {_reason(exc)}")
     svids = tuple(_svid(one, bundles, now) for one in raw.svids)
