@@ -18,7 +18,8 @@ from typing import Protocol
 import structlog
 
 from sidecar.adapters.clock import read_clocks
-from sidecar.adapters.listener import Slots, drain_unread
+from sidecar.adapters.listener import drain_unread
+from sidecar.adapters.slots import Slots
 from sidecar.adapters.tls import (
     CurrentIdentity,
     HandshakeError,
@@ -28,6 +29,7 @@ from sidecar.adapters.tls import (
 )
 from sidecar.core.config import Config
 from sidecar.core.errors import PeerError
+from sidecar.core.flood import host_of
 from sidecar.core.handshake_result import HandshakeResult
 from sidecar.core.ledger import Ledger
 
@@ -80,7 +82,7 @@ async def _serve(sock: socket.socket, address: str, service: Service) -> None:
 async def _handshake(sock: socket.socket, address: str, service: Service) -> TlsStream | None:
     """Take the peer in; None, and a line in the log, when it is refused."""
     refused = None
-    with service.slots.handshake() as slot:
+    with service.slots.handshake(host_of(address)) as slot:
         try:
             identity = _identity(service.current)  # once: a rotation changes no connection
             peer = await handshake(sock, identity, service.handshake_seconds)
@@ -89,7 +91,10 @@ async def _handshake(sock: socket.socket, address: str, service: Service) -> Tls
             # Without its traceback, which holds this frame, which holds the exception: a refused
             # peer's TLS would stay until the collector comes by.
             refused = exc.with_traceback(None)
-    if slot.cancelled_caught:
+    if slot.cancelled_caught and service.slots.draining:
+        text = "no TLS handshake before the drain ended it"
+        refused = PeerError(text, result=HandshakeResult.TIMEOUT)
+    elif slot.cancelled_caught:
         text = "too many handshakes, this was the oldest"
         refused = PeerError(text, result=HandshakeResult.DISPLACED)
     if refused is None:
@@ -117,6 +122,9 @@ def _prove_again(peer: TlsStream, current: CurrentIdentity) -> None:
 def _tell(refused: PeerError, address: str, ledger: Ledger) -> None:
     """Count and log that a peer did not get in."""
     ledger.handshake(HandshakeResult(refused.result))
+    if refused.result == HandshakeResult.PROBE:
+        log.debug("port probed", address=address)
+        return
     claimed = refused.claimed if isinstance(refused, HandshakeError) else None
     ledger.refused(read_clocks().wall, address, claimed or "", refused.message)
     said = {"claimed": claimed} if claimed else {}

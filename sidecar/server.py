@@ -23,9 +23,10 @@ from sidecar.adapters.binding import bind, listen
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifelines
-from sidecar.adapters.listener import Slots, accept_forever
+from sidecar.adapters.listener import accept_forever
 from sidecar.adapters.relay import Relay
 from sidecar.adapters.service_manager import Notifier
+from sidecar.adapters.slots import Slots
 from sidecar.adapters.tls import CurrentIdentity
 from sidecar.connection import Mode, Service, serve
 from sidecar.core.address import Address, Inherited
@@ -60,8 +61,9 @@ class Server:
         self.current = current
         current.ledger.rules.replace([rule.name for rule in serving.policy.allow])
         self.policy = CurrentPolicy(serving.policy)
-        self.slots = Slots(config.connections.maximum, config.connections.maximum_handshakes)
-        self.relay = Relay(config.timeouts.between_bytes, config.timeouts.first_byte)
+        table = config.connections
+        self.slots = Slots(table.maximum, table.maximum_handshakes, table.of_one_peer)
+        self.relay = Relay(config.timeouts.between_bytes, config.timeouts.first_byte, config.pace)
         seconds, self.lifelines = config.timeouts.health, Lifelines()
         self.health = BackendHealth(
             _question(config), seconds, lambda: self.relay.heard_at, self._backend_was_found
@@ -116,7 +118,10 @@ class Server:
     def apply(self, config: Config) -> None:
         """Go on with another configuration; no connection ends because of it."""
         connections = config.connections
-        self.slots.resize(connections.maximum, connections.maximum_handshakes)
+        self.slots.resize(
+            connections.maximum, connections.maximum_handshakes, connections.of_one_peer
+        )
+        self.relay.pace = config.pace
         self.relay.set_deadlines(config.timeouts.between_bytes, config.timeouts.first_byte)
         self.health.apply(_question(config), config.timeouts.health)
         self.service.handshake_seconds = config.timeouts.handshake
@@ -143,6 +148,7 @@ class Server:
     def drain(self) -> None:
         """Let no connection wait for more to do, and nothing change any more."""
         self.ending.set()
+        self.slots.drain()
         self.current.ledger.drain_began()
         self.mode.drain()
 

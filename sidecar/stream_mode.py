@@ -19,8 +19,9 @@ from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifeline, Lifelines
-from sidecar.adapters.listener import Slots, drain_unread
+from sidecar.adapters.listener import drain_unread
 from sidecar.adapters.relay import Relay, Traffic
+from sidecar.adapters.slots import Slots
 from sidecar.adapters.tls import TlsStream
 from sidecar.core.config import Config
 from sidecar.core.errors import BackendError
@@ -57,14 +58,14 @@ class StreamMode:
             self._ledger.denied("peer_not_admitted")
             self._ledger.refused(read_clocks().wall, address, peer.peer, decision.reason)
             return False
-        with self._slots.connection() as free:
-            if free:
+        async with self._slots.connection(peer.peer, decision.connections) as refused:
+            if not refused:
                 with self._lifelines.watch(peer, _nothing, is_one_answer=True) as lifeline:
                     return await self._forward(peer, who, decision, lifeline)
                 return True  # it was cut
-        log.warning("peer refused", **who, reason="too many connections")
+        log.warning("peer refused", **who, reason=refused)
         self._ledger.denied("too_many_connections")
-        self._ledger.refused(read_clocks().wall, address, peer.peer, "too many connections")
+        self._ledger.refused(read_clocks().wall, address, peer.peer, refused)
         return False
 
     def apply(self, config: Config) -> None:

@@ -244,4 +244,4 @@ def test_policy_lists_both_kinds_of_rules_with_every_key() -> None:
 
 def test_limits_in_the_policy_shown_are_those_of_the_setup_it_replaces() -> None:
     (rule,) = shipped_rules()
-    assert rule.limits == RuleLimits(10, 20, 8, 100 * 1024 * 1024)
+    assert rule.limits == RuleLimits(10, 20, 8, 100 * 1024 * 1024, 64)

@@ -1,4 +1,4 @@
-"""The listening sockets: accept, limit, hand over.
+"""The listening sockets: accept, hand over.
 
 Gets sockets that listen and a handler, and calls the handler with each accepted socket. Knows
 neither TLS nor identity. They listen only when there is an identity: until then a peer is refused
@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
@@ -27,65 +26,6 @@ _RETRY_SECONDS = 0.1
 _KEEPALIVE_SECONDS = 60
 # How long a peer may take to read our last word, before its connection is dropped.
 _FAREWELL_SECONDS = 1.0
-
-
-class Slots:
-    """Limits connections; a handshake takes a slot of its own kind.
-
-    Past `maximum_handshakes` the oldest handshake gives way: an honest one is done in
-    milliseconds, so what is old is slow or silent, and it cannot keep the others out.
-    """
-
-    def __init__(self, maximum: int, maximum_handshakes: int) -> None:
-        self._maximum = maximum
-        self._maximum_handshakes = maximum_handshakes
-        self._handshakes: dict[trio.CancelScope, None] = {}
-        self.connections = 0
-
-    def resize(self, maximum: int, maximum_handshakes: int) -> None:
-        """Go on with other limits; nobody who is in has to leave."""
-        self._maximum, self._maximum_handshakes = maximum, maximum_handshakes
-
-    @property
-    def handshakes(self) -> int:
-        """How many handshakes are under way."""
-        return len(self._handshakes)
-
-    @property
-    def room_for_handshakes(self) -> bool:
-        """Tell whether a handshake can begin without another one giving way."""
-        return len(self._handshakes) < self._maximum_handshakes
-
-    @contextmanager
-    def handshake(self) -> Iterator[trio.CancelScope]:
-        """Hold a handshake slot; the scope is cancelled when the slot is taken away."""
-        while not self.room_for_handshakes:
-            oldest = next(iter(self._handshakes))
-            del self._handshakes[oldest]
-            oldest.cancel()
-        with trio.CancelScope() as scope:
-            self._handshakes[scope] = None
-            try:
-                yield scope
-            finally:
-                self._handshakes.pop(scope, None)
-
-    @property
-    def room_for_connections(self) -> bool:
-        """Tell whether a connection slot is free."""
-        return self.connections < self._maximum
-
-    @contextmanager
-    def connection(self) -> Iterator[bool]:
-        """Hold a connection slot; gives False when none is free."""
-        if self.connections >= self._maximum:
-            yield False
-            return
-        self.connections += 1
-        try:
-            yield True
-        finally:
-            self.connections -= 1
 
 
 async def accept_forever(sock: socket.socket, handler: Handler, connections: trio.Nursery) -> None:

@@ -22,6 +22,7 @@ from sidecar.core.files_config import (
     JwtSvidTable,
     files_problems,
 )
+from sidecar.core.limits import Pace
 from sidecar.core.spiffe_id import SCHEME, SpiffeId
 from sidecar.core.toml_tables import (
     FilePath,
@@ -57,6 +58,15 @@ _NOT_SETTABLE = {
     "upgrade",
     "x-request-id",
 }
+
+
+def most_of(count: int) -> int:
+    """Return three quarters, rounded up: what one peer may have if nothing else is configured.
+
+    Often one peer, a proxy, is all there is, and a small share would waste the rest. From four
+    places on there is always one that a single peer cannot take.
+    """
+    return -(-count * 3 // 4)
 
 
 class Authority(str):
@@ -128,11 +138,17 @@ class ConnectionsTable(Table, frozen=True):
     """How many, and how they end."""
 
     maximum: Count = 4096
+    maximum_per_peer: Count | None = None
     maximum_handshakes: Count = 256
     drain_seconds: Seconds = 300
     expiry_grace_seconds: Seconds = 300
     revoked_grace_seconds: Seconds = 0
     max_age_seconds: Seconds = 0
+
+    @property
+    def of_one_peer(self) -> int:
+        """Return how many connections one peer may have."""
+        return self.maximum_per_peer or most_of(self.maximum)
 
 
 class TimeoutsTable(Table, frozen=True):
@@ -140,6 +156,7 @@ class TimeoutsTable(Table, frozen=True):
 
     handshake: Deadline = 10
     request_head: Deadline = 30
+    request_body: Deadline = 3600
     backend_connect: Deadline = 60
     first_byte: Deadline = 600
     between_bytes: Deadline = 300
@@ -153,8 +170,15 @@ class LimitsTable(Table, frozen=True):
     max_head_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1_048_576)] = 32768
     max_body_bytes: Annotated[int, msgspec.Meta(ge=0, le=1_099_511_627_776)] = 104_857_600
     concurrent_requests: Count = 256
+    concurrent_requests_per_peer: Count | None = None
     queued_requests: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 256
     queue_seconds: Seconds = 10
+    min_bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1024
+
+    @property
+    def of_one_peer(self) -> int:
+        """Return how many requests of one peer may run."""
+        return self.concurrent_requests_per_peer or most_of(self.concurrent_requests)
 
 
 class CorsTable(Table, frozen=True):
@@ -237,6 +261,11 @@ class Config(HelperConfig, frozen=True, kw_only=True):
         """Yield every address that is listened on."""
         yield from self.listener.address
         yield from HelperConfig.listens_on(self)
+
+    @property
+    def pace(self) -> Pace:
+        """Return how slow the peer of one request may be."""
+        return Pace(self.timeouts.request_body, self.limits.min_bytes_per_second)
 
 
 TABLES: dict[str, type[Table]] = {

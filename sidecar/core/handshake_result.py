@@ -11,12 +11,13 @@ from collections.abc import Iterable
 
 
 class HandshakeResult(enum.StrEnum):
-    """All there is; every result but the first is a refusal."""
+    """All there is; every result but `accepted` and `probe` is a refusal."""
 
     ACCEPTED = "accepted"
     NO_IDENTITY = "no_identity"  # ours
     TIMEOUT = "timeout"
     DISPLACED = "displaced"  # too many at a time, and this was the oldest
+    PROBE = "probe"  # it ended the connection before a byte, as a TCP health check does
     LEFT = "left"  # the peer ended the connection
     PLAIN_HTTP = "plain_http"
     PROTOCOL = "protocol"  # no TLS, or none that we speak

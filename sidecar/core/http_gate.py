@@ -110,6 +110,11 @@ class HttpGate:
         return self._body is not None and self._body.complete
 
     @property
+    def body_bytes(self) -> int:
+        """Return how many bytes of the body have been taken, without their framing."""
+        return self._body_bytes
+
+    @property
     def takes_chunks(self) -> bool:
         """Tell whether what the peer sends is framed in chunks, each of which costs time."""
         return isinstance(self._body, ChunkedBody)

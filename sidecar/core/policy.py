@@ -80,6 +80,7 @@ class RuleLimits:
     burst: int | None = None
     concurrent_requests: int | None = None
     max_body_bytes: int | None = None
+    connections: int | None = None
 
     def __post_init__(self) -> None:
         if self.burst is None and self.requests_per_second is not None:
@@ -104,11 +105,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer for one peer; `rule` is None when no rule named it."""
+    """The answer for one peer; `rule` is None when no rule named it.
+
+    `connections`: how many the peer may have, the least that a rule says that names it; None: no
+    rule says so.
+    """
 
     allowed: bool
     rule: str | None
     reason: str
+    connections: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +183,9 @@ def _first_match(allow: tuple[Rule, ...], deny: tuple[Rule, ...], peer: SpiffeId
     for rule in deny:
         if rule.matches(peer):
             return Decision(False, rule.name, f"denied by rule {rule.name!r}")
-    for rule in allow:
-        if rule.matches(peer):
-            return Decision(True, rule.name, f"allowed by rule {rule.name!r}")
+    naming = [rule for rule in allow if rule.matches(peer)]
+    for rule in naming:
+        said = [one.limits.connections for one in naming if one.limits.connections is not None]
+        least = min(said, default=None)
+        return Decision(True, rule.name, f"allowed by rule {rule.name!r}", least)
     return Decision(False, None, "no allow rule names this peer")

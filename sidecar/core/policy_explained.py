@@ -126,11 +126,12 @@ def limits_in_words(rule: Rule, config: Config) -> str:
     words = ["no rate"]
     if own.requests_per_second is not None:
         words = [f"{own.requests_per_second:g} requests a second and {own.burst} at once"]
-    running = own.concurrent_requests
-    if running is None:
-        words.append(f"{of_all.concurrent_requests} running at a time (of all peers together)")
-    else:
-        words.append(f"{min(running, of_all.concurrent_requests)} running at a time")
+    running, connections = of_all.of_one_peer, config.connections.of_one_peer
+    if own.concurrent_requests is not None:
+        running = min(running, own.concurrent_requests)
+    words.append(f"{running} running at a time")
+    if own.connections is not None:
+        words.append(f"{min(connections, own.connections)} connections")
     body = of_all.max_body_bytes
     if own.max_body_bytes is not None:
         body = min(body, own.max_body_bytes)

@@ -46,19 +46,23 @@ class DenyTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AllowTable(DenyTable, frozen=True):
-    """One `[[allow]]` table; all but the first two keys are for mode "http"."""
+    """One `[[allow]]` table; all but name, peers and connections are for mode "http"."""
 
     endpoints: tuple[str, ...] = ()
     requests_per_second: Rate | None = None
     burst: Count | None = None
     concurrent_requests: Count | None = None
     max_body_bytes: Bytes | None = None
+    connections: Count | None = None
     trusted_proxy: bool = False
 
 
 KINDS: dict[Kind, type[DenyTable]] = {"allow": AllowTable, "deny": DenyTable}
-LIMITS = ("requests_per_second", "burst", "concurrent_requests", "max_body_bytes")
-REQUEST_KEYS = ("endpoints", *LIMITS, "trusted_proxy")
+REQUEST_LIMITS = ("requests_per_second", "burst", "concurrent_requests", "max_body_bytes")
+LIMITS = (*REQUEST_LIMITS, "connections")
+# What is about requests, and what a denied peer has no use for.
+REQUEST_KEYS = ("endpoints", *REQUEST_LIMITS, "trusted_proxy")
+ALLOW_KEYS = (*REQUEST_KEYS, "connections")
 
 
 def parse_policy(text: str, file: str, mode: Mode = "http") -> Policy:
@@ -91,32 +95,34 @@ def _rules(
     rules = []
     for number, table in enumerate(tables, start=1):
         where, before = f"[[{kind}]] #{number}", len(problems)
-        if kind == "deny" or mode == "stream":
-            problems += _misplaced(kind, table, file, where)
-            readable = _without_request_keys(table)
-            rule: DenyTable | None = read_table(DenyTable, readable, file, where, problems)
-        else:
-            rule = read_table(AllowTable, table, file, where, problems)
-            problems += _unusable(table, file, where)
+        misplaced = ALLOW_KEYS if kind == "deny" else REQUEST_KEYS if mode == "stream" else ()
+        problems += _misplaced(kind, misplaced, table, file, where)
+        readable = _without(misplaced, table)
+        rule = read_table(KINDS[kind], readable, file, where, problems)
+        if kind == "allow":
+            problems += _unusable(readable, file, where)
         if rule is not None and len(problems) == before:
             rules.append(_rule(rule))
     return rules
 
 
-def _misplaced(kind: Kind, table: object, file: str, where: str) -> Iterator[Problem]:
+def _misplaced(
+    kind: Kind, keys: tuple[str, ...], table: object, file: str, where: str
+) -> Iterator[Problem]:
     """Find the keys that are right elsewhere, and would do nothing here."""
     if not isinstance(table, dict):
         return
-    for key in filter(table.__contains__, REQUEST_KEYS):
+    expected = "name and peers only" if kind == "deny" else "name, peers and connections only"
+    for key in filter(table.__contains__, keys):
         denied = _NO_ENDPOINTS if key == "endpoints" else _NOTHING_ELSE
         hint = denied if kind == "deny" else _NOT_IN_STREAM
-        yield Problem(file, f"{where} {key}", "a value", "name and peers only", hint)
+        yield Problem(file, f"{where} {key}", "a value", expected, hint)
 
 
-def _without_request_keys(table: object) -> object:
+def _without(keys: tuple[str, ...], table: object) -> object:
     if not isinstance(table, dict):
         return table
-    return {key: value for key, value in table.items() if key not in REQUEST_KEYS}
+    return {key: value for key, value in table.items() if key not in keys}
 
 
 # This looks at the document and not at the structs, so that one problem of a table does not hide
@@ -177,7 +183,11 @@ def _rule(table: DenyTable) -> Rule:
         text.removeprefix(PREFIX) for text in table.endpoints if text.startswith(PREFIX)
     )
     limits = RuleLimits(
-        table.requests_per_second, table.burst, table.concurrent_requests, table.max_body_bytes
+        table.requests_per_second,
+        table.burst,
+        table.concurrent_requests,
+        table.max_body_bytes,
+        table.connections,
     )
     return Rule(
         table.name, table.peers, tuple(endpoints), limits, table.trusted_proxy, tuple(presets)

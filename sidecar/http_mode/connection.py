@@ -104,7 +104,7 @@ class HttpConnection:
         """Let no new request begin."""
         self._gate.close_after_answer()
         self._end.ended = True
-        self._shared.drain.end(self._peer.sock)
+        self._shared.drain.end(self._peer)
 
     async def serve(self, lifeline: Lifeline | None = None) -> bool:
         """Serve one request after the other; False when the peer is to read a last word."""

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 
 import structlog
-import trio
 
 from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifelines
-from sidecar.adapters.listener import Slots
 from sidecar.adapters.relay import Relay
+from sidecar.adapters.slots import Slots, Turns
 from sidecar.adapters.tls import CurrentIdentity, TlsStream
 from sidecar.core.config import Config, LimitsTable
+from sidecar.core.flood import host_of
 from sidecar.core.http_answers import Answerer
 from sidecar.core.ledger import Ledger
 from sidecar.core.limits import RequestSlots, Ticket
 from sidecar.core.policy import Rule
 from sidecar.core.refusal import Refusal
+from sidecar.core.spiffe_id import SpiffeId
 from sidecar.http_mode.admission import Admission, RefusedError
 from sidecar.http_mode.connection import HttpConnection, Shared
 from sidecar.http_mode.drain import Drain
@@ -83,34 +84,40 @@ class HttpMode:
         """Serve the peer's requests; False when it is to read a last word."""
         connection = HttpConnection(self._shared, peer, address)
         decision = self._policy.policy.decide(peer.peer)
-        if not decision.allowed and not await self._knows_by_now(connection, peer):
+        if not decision.allowed and not await self._knows_by_now(connection, peer, address):
             log.warning("peer refused", **connection.who, reason=decision.reason)
             if not connection.has_answered:
                 self._refused(peer, address, "peer_not_admitted", decision.reason)
             return False
-        if not self._connections.room_for_connections:
-            await self._shared.drain.end_oldest()
-        with self._connections.connection() as free:
-            if free:
+        async with self._connections.connection(
+            peer.peer, decision.connections, self._make_room
+        ) as refused:
+            if not refused:
                 with self._lifelines.watch(peer, connection.end, is_one_answer=False) as lifeline:
                     return await connection.serve(lifeline)
                 return True  # it was cut
-        log.warning("peer refused", **connection.who, reason="too many connections")
-        self._refused(peer, address, "too_many_connections", "too many connections")
+        log.warning("peer refused", **connection.who, reason=refused)
+        self._refused(peer, address, "too_many_connections", refused)
         return False
+
+    def _make_room(self, peer: SpiffeId, is_full: bool) -> None:
+        connections_of = self._connections.connections_of
+        self._drain.make_room(peer, is_full=is_full, connections_of=connections_of)
 
     def _refused(self, peer: TlsStream, address: str, code: str, reason: str) -> None:
         self._ledger.denied(code)
         self._ledger.refused(read_clocks().wall, address, peer.peer, reason)
 
-    async def _knows_by_now(self, connection: HttpConnection, peer: TlsStream) -> bool:
+    async def _knows_by_now(
+        self, connection: HttpConnection, peer: TlsStream, address: str
+    ) -> bool:
         """Wait with a stranger for its request, and tell it why it gets no answer.
 
         In a slot that gives way, and not for long: it takes nothing from those whom policy knows.
         True if policy has come to know it meanwhile.
         """
         known = False
-        with self._connections.handshake():
+        with self._connections.handshake(host_of(address)):
             if await connection.wait(self._shared.config.timeouts.handshake):
                 known = self._policy.policy.decide(peer.peer).allowed
                 if not known:
@@ -127,35 +134,33 @@ class WaitingSlots:
 
     def __init__(self, table: LimitsTable) -> None:
         self._seconds = table.queue_seconds
-        self.slots = RequestSlots(table.concurrent_requests, table.queued_requests)
-        self._waiting: dict[Ticket, trio.Event] = {}
+        self._turns = Turns(table.concurrent_requests, table.queued_requests, table.of_one_peer)
+
+    @property
+    def slots(self) -> RequestSlots:
+        """Give what counts them."""
+        return self._turns.slots
 
     def apply(self, table: LimitsTable) -> None:
         """Go on with other limits; who runs already goes on, who may run now does."""
         self._seconds = table.queue_seconds
-        for ticket in self.slots.resize(table.concurrent_requests, table.queued_requests):
-            self._waiting[ticket].set()
+        self._turns.resize(table.concurrent_requests, table.queued_requests, table.of_one_peer)
 
     def enter(self, peer: str, rule: Rule) -> Ticket:
         """Give a ticket that runs or waits; raise `RefusedError` when too many wait."""
-        ticket = self.slots.enter((peer, rule.name), rule.limits.concurrent_requests)
+        ticket = self._turns.enter(peer, rule.limits.concurrent_requests, rule.name)
         if ticket is None:
             raise RefusedError(self._busy(), "too many requests wait already")
         return ticket
 
     async def wait(self, ticket: Ticket) -> None:
         """Wait until it runs; raise `RefusedError` if that takes too long."""
-        self._waiting[ticket] = trio.Event()
-        with trio.move_on_after(self._seconds):
-            await self._waiting[ticket].wait()
-        if not ticket.running:
+        if not await self._turns.wait(ticket, self._seconds):
             raise RefusedError(self._busy())
 
     def leave(self, ticket: Ticket) -> None:
         """Give it back, and wake those who may run now."""
-        self._waiting.pop(ticket, None)
-        for next_one in self.slots.leave(ticket):
-            self._waiting[next_one].set()
+        self._turns.leave(ticket)
 
     def _busy(self) -> Refusal:
         text = f"the model server is busy: no place for this request within {self._seconds:g} s"

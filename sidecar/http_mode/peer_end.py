@@ -64,7 +64,7 @@ class PeerEnd:
         seconds = self._timeouts.request_head
         deadline = trio.current_time() + seconds
         while not self._gate.has_request():
-            if not await self._drain.more_bytes(self._peer.sock, deadline):
+            if not await self._drain.more_bytes(self._peer, deadline):
                 raise HttpError(408, "request_timeout", f"no complete head within {seconds:g} s")
             await self._read_by(deadline)
         self._has_asked = True
@@ -89,7 +89,7 @@ class PeerEnd:
 
     async def _wait(self, deadline: float) -> bool:
         is_first = not self._has_asked
-        return await self._drain.first_bytes(self._peer.sock, deadline, is_first=is_first)
+        return await self._drain.first_bytes(self._peer, deadline, is_first=is_first)
 
     async def _ready(self) -> None:
         """Wait until there is something to read."""

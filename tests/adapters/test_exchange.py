@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.errors import BackendError, HttpError
 from sidecar.core.http_gate import CONTINUE, HttpGate
 from sidecar.core.http_headers import Extras
+from sidecar.core.limits import Pace
 from tests.adapters.deadlines import within
 from tests.adapters.tls_ends import Cut, Peer, Wire, admit, tcp_ends
 from tests.ca import Authority
@@ -26,6 +27,7 @@ from tests.client import client_context
 MIB = 1024 * 1024
 MOST = 20 * MIB
 NEVER = 1e9  # real deadlines are useless where the clock jumps
+NO_PACE = Pace(NEVER, 0, NEVER)
 # What goes to the backend for a head; how it frames the body is no matter here.
 HEAD = b"POST /x HTTP/1.1\r\nhost: backend\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -103,11 +105,11 @@ def dial(
     folder: Path,
 ) -> Lines:
     """Open a line; `buffers` are the bytes that each socket holds. An answer may take 600 s."""
-    relay = Relay(300, 600)
-    nursery.start_soon(relay.run)
     context = client_context(authority, authority.sign(authority.leaf("/peer")), folder)
 
-    async def open_line(buffers: int = 0) -> Line:
+    async def open_line(buffers: int = 0, pace: Pace = NO_PACE) -> Line:
+        relay = Relay(300, 600, pace)
+        nursery.start_soon(relay.run)
         ours, wire = tcp_ends(closing)
         our_backend, backend = tcp_ends(closing)
         if buffers:
@@ -645,3 +647,95 @@ async def test_end_before_the_answer_leaves_the_gate_as_it_was(
     assert await line.ends() is None
     assert (await line.receive_answer())[1] == b"ok"
     assert line.gate.backend_is_reusable
+
+
+# How slow a peer may be.
+
+
+@pytest.mark.parametrize(
+    ("pace", "said"),
+    [
+        pytest.param(Pace(), "the least is 1024 a second", id="a byte now and then"),
+        pytest.param(Pace(100, 0), "not complete within 100 s", id="at whatever pace"),
+    ],
+)
+@within(NEVER)
+async def test_body_that_drips_does_not_hold_its_place(
+    dial: Lines, autojump_clock: trio.testing.MockClock, pace: Pace, said: str
+) -> None:
+    line = await dial(pace=pace)
+    line.begin(asked("Content-Length: 1000"))
+    autojump_clock.autojump_threshold = 0.01
+    begun, drips = trio.current_time(), 0
+    with trio.move_on_after(1000):
+        while not line.ended.is_set():
+            await line.peer.send(b"x")
+            drips += 1
+            await trio.sleep(5)
+    error = await line.ends()
+    assert isinstance(error, HttpError)
+    assert (error.status, said in str(error)) == (408, True)
+    assert 25 < trio.current_time() - begun < 130
+
+
+@within(NEVER)
+async def test_honest_upload_over_bad_wifi_takes_its_time(
+    dial: Lines, autojump_clock: trio.testing.MockClock
+) -> None:
+    """5 MiB at 50 kB a second, with two pauses of four minutes."""
+    line = await dial(pace=Pace())
+    line.begin(asked(f"Content-Length: {5 * MIB}"))
+    autojump_clock.autojump_threshold = 0.01
+    await line.backend.receive_exactly(len(HEAD))
+    piece, received = b"x" * 65536, 0
+    for number in range(5 * MIB // len(piece)):
+        await line.peer.send(piece)
+        received += len(await line.backend.receive_exactly(len(piece)))
+        await trio.sleep(240 if number in (20, 40) else 1.3)
+    assert received == 5 * MIB
+    await line.backend.send(ANSWER)
+    assert await line.ends() is None
+
+
+@within(NEVER)
+async def test_backend_that_does_not_read_is_not_the_peers_fault(
+    dial: Lines, autojump_clock: trio.testing.MockClock
+) -> None:
+    line = await dial(buffers=32768, pace=Pace(body_seconds=50))
+    size = 2 * MIB
+    autojump_clock.autojump_threshold = float("inf")
+    line.begin(asked(f"Content-Length: {size}"))
+    line.nursery.start_soon(line.peer.send, b"x" * size)
+    await trio.testing.wait_all_tasks_blocked(0.3)  # until the backend's buffers are full
+    autojump_clock.autojump_threshold = 0.01
+    await trio.sleep(250)  # nothing is read, and the time is not the peer's
+    assert not line.ended.is_set()
+    autojump_clock.autojump_threshold = float("inf")
+    await line.backend.receive_exactly(len(HEAD) + size)
+    await line.backend.send(ANSWER)
+    assert await line.ends() is None
+
+
+@within(NEVER)
+async def test_peer_that_reads_by_the_byte_does_not_hold_its_place(
+    dial: Lines, autojump_clock: trio.testing.MockClock
+) -> None:
+    line = await dial(buffers=4096, pace=Pace())
+    line.begin(asked())
+    autojump_clock.autojump_threshold = 0.01
+
+    async def answer() -> None:
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            await line.backend.send(CHUNKED_ANSWER + chunked(b"x" * MIB))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        with trio.move_on_after(10_000):
+            while not line.ended.is_set():
+                await trio.sleep(100)
+                with suppress(OSError):
+                    await line.peer.wire.receive_exactly(1)
+        assert line.ended.is_set()
+    error = await line.ends()
+    assert isinstance(error, PeerLeftError)
+    assert "reads too slowly" in str(error)

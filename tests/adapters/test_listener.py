@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from sidecar.adapters.binding import bind, listen
-from sidecar.adapters.listener import Slots, accept_forever, keepalive_option
+from sidecar.adapters.listener import accept_forever, keepalive_option
 from sidecar.core.address import Address
 from sidecar.core.errors import ListenError
 from tests.adapters.accepting import DESCRIPTORS
@@ -361,97 +361,6 @@ def test_accepting_goes_on_after_the_descriptors_ran_out() -> None:
     finally:
         process.kill()
         process.communicate()
-
-
-# Slots.
-
-
-@within(20)
-async def test_oldest_handshake_gives_way_to_the_newest() -> None:
-    slots = Slots(maximum=10, maximum_handshakes=2)
-    given_way: list[int] = []
-
-    async def slow(number: int) -> None:
-        with slots.handshake() as slot:
-            await trio.Event().wait()
-        if slot.cancelled_caught:
-            given_way.append(number)
-
-    async with trio.open_nursery() as nursery:
-        for number in range(5):
-            nursery.start_soon(slow, number)
-            await trio.testing.wait_all_tasks_blocked()
-            assert given_way == list(range(max(0, number - 1)))
-        nursery.cancel_scope.cancel()
-
-
-@within(20)
-async def test_handshake_that_is_done_frees_its_slot() -> None:
-    slots = Slots(maximum=10, maximum_handshakes=1)
-    for _ in range(3):
-        with slots.handshake() as slot:
-            await trio.lowlevel.checkpoint()
-        assert not slot.cancelled_caught
-
-
-@within(20)
-async def test_handshake_that_fails_frees_its_slot() -> None:
-    slots = Slots(maximum=10, maximum_handshakes=1)
-
-    async def fail() -> None:
-        with slots.handshake():
-            raise ConnectionError
-
-    with pytest.raises(ConnectionError):
-        await fail()
-    with slots.handshake() as slot:
-        await trio.lowlevel.checkpoint()
-    assert not slot.cancelled_caught
-
-
-@within(20)
-async def test_flood_of_silent_peers_does_not_keep_an_honest_one_out() -> None:
-    slots = Slots(maximum=10, maximum_handshakes=8)
-
-    async def silent() -> None:
-        with slots.handshake():
-            await trio.sleep_forever()
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(100):
-            nursery.start_soon(silent)
-        await trio.testing.wait_all_tasks_blocked()
-        with slots.handshake() as honest:
-            for _ in range(7):  # so many may come while it is at it
-                nursery.start_soon(silent)
-                await trio.testing.wait_all_tasks_blocked()
-        assert not honest.cancelled_caught
-        nursery.cancel_scope.cancel()
-
-
-def test_connections_end_at_the_maximum() -> None:
-    slots = Slots(maximum=2, maximum_handshakes=1)
-    with slots.connection() as first, slots.connection() as second:
-        assert (first, second) == (True, True)
-        for _ in range(2):  # a refusal takes no slot and frees none
-            with slots.connection() as third:
-                assert third is False
-        assert slots.connections == 2
-    assert slots.connections == 0
-    with slots.connection() as again:
-        assert again is True
-
-
-def test_connection_that_fails_frees_its_slot() -> None:
-    slots = Slots(maximum=1, maximum_handshakes=1)
-
-    def fail() -> None:
-        with slots.connection():
-            raise ConnectionError
-
-    with pytest.raises(ConnectionError):
-        fail()
-    assert slots.connections == 0
 
 
 # The option that Linux and macOS name differently.

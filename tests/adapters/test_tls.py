@@ -35,6 +35,7 @@ from sidecar.adapters.tls import (
     server_identity,
 )
 from sidecar.core.errors import HostError, PeerError
+from sidecar.core.handshake_result import HandshakeResult
 from sidecar.core.svid import TrustBundle, serial_text
 from tests.adapters.certificates import (
     OddAuthority,
@@ -806,6 +807,8 @@ async def test_peer_that_goes_away_half_way_is_told_as_such(pki: Pki, how: str) 
         assert caught.value.claimed == "none"
         words = {"end": "ended", "reset": "ECONNRESET"}
         assert words[how] in caught.value.message
+        # Without a byte it was no handshake: a load balancer asks so whether we listen.
+        assert (caught.value.result == HandshakeResult.PROBE) is (not data)
 
 
 def _client_hello(pki: Pki) -> bytes:

@@ -109,6 +109,22 @@ def test_good_value_is_read(table: str, key: str, value: str, wanted: object) ->
     assert read == wanted
 
 
+@pytest.mark.parametrize(
+    ("whole", "share"), [(1, 1), (2, 2), (3, 3), (4, 3), (256, 192), (4096, 3072), (10, 8)]
+)
+def test_share_of_one_peer_is_three_quarters_and_never_all_of_four(whole: int, share: int) -> None:
+    read = config(connections={"maximum": str(whole)}, limits={"concurrent_requests": str(whole)})
+    assert (read.connections.of_one_peer, read.limits.of_one_peer) == (share, share)
+
+
+def test_share_of_one_peer_can_be_all() -> None:
+    read = config(
+        connections={"maximum": "5", "maximum_per_peer": "5"},
+        limits={"concurrent_requests": "5", "concurrent_requests_per_peer": "5"},
+    )
+    assert (read.connections.of_one_peer, read.limits.of_one_peer) == (5, 5)
+
+
 @pytest.mark.parametrize("seconds", ["30", "30.0"])
 def test_whole_seconds_need_no_fraction(seconds: str) -> None:
     read = config(workload_api={"denied_grace_seconds": seconds})
@@ -151,6 +167,7 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
     "policy": {"file": NO_PATH},
     "connections": {
         "maximum": [*NO_COUNT, "0"],
+        "maximum_per_peer": [one for one in [*NO_COUNT, "0"] if one != '""'],
         "maximum_handshakes": [*NO_COUNT, "0"],
         "drain_seconds": [*NO_SECONDS, "31_536_001"],
         "expiry_grace_seconds": [*NO_SECONDS, "31_536_001"],
@@ -160,6 +177,7 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
     "timeouts": {
         "handshake": [*NO_SECONDS, "0", "0.0", "-0.0", "86401"],
         "request_head": [*NO_SECONDS, "0", "86401"],
+        "request_body": [*NO_SECONDS, "0", "86401"],
         "idle": [*NO_SECONDS, "0", "86401"],
         "backend_connect": [*NO_SECONDS, "0", "86400.5"],
         "first_byte": [*NO_SECONDS, "0", "86401"],
@@ -170,8 +188,10 @@ BAD_VALUES: dict[str, dict[str, list[str]]] = {
         "max_head_bytes": ["0", "-1", "1023", "1_048_577", "2048.0", '"2048"', "true", "[]"],
         "max_body_bytes": ["-1", "1.0", "nan", '"1"', "true", "[]", "2_000_000_000_000"],
         "concurrent_requests": [*NO_COUNT, "0"],
+        "concurrent_requests_per_peer": [one for one in [*NO_COUNT, "0"] if one != '""'],
         "queued_requests": NO_COUNT,
         "queue_seconds": [*NO_SECONDS, "31_536_001"],
+        "min_bytes_per_second": [*NO_COUNT, "1_000_001"],
     },
     "cors": {
         "allow_origins": [*NO_TEXT, '"null"', '"example.org"', '"https://a/b"', '"https://A"'],

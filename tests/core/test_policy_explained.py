@@ -78,8 +78,8 @@ def test_allowed_request_tells_rule_endpoint_and_limits() -> None:
         "  peer      spiffe://e.org/workload/traefik",
         "  named by  spiffe://e.org/workload/traefik",
         "  endpoint  POST /v1/chat/completions",
-        "  limits    2.5 requests a second and 3 at once, 256 running at a time "
-        "(of all peers together), bodies of at most 104857600 bytes",
+        "  limits    2.5 requests a second and 3 at once, 192 running at a time, "
+        "bodies of at most 104857600 bytes",
         "rules, in the order they are tried:",
         "  deny  'retired': names other peers; nearest spiffe://e.org/workload/old-*: "
         "the peer has 'traefik' in place of 'old-*'",
@@ -294,15 +294,13 @@ def test_refused_peer_is_told_why(mode: str, peer: str, verdict: str, near: int)
         pytest.param(
             "",
             "",
-            "no rate, 256 running at a time (of all peers together), "
-            "bodies of at most 104857600 bytes",
+            "no rate, 192 running at a time, bodies of at most 104857600 bytes",
             id="none of its own",
         ),
         pytest.param(
             "requests_per_second = 0.2\nmax_body_bytes = 0\n",
             "",
-            "0.2 requests a second and 1 at once, 256 running at a time (of all peers together), "
-            "bodies of at most 0 bytes",
+            "0.2 requests a second and 1 at once, 192 running at a time, bodies of at most 0 bytes",
             id="burst of one at least, body of nothing",
         ),
         pytest.param(
@@ -314,7 +312,7 @@ def test_refused_peer_is_told_why(mode: str, peer: str, verdict: str, near: int)
         pytest.param(
             "concurrent_requests = 8\nmax_body_bytes = 5\n",
             "[limits]\nconcurrent_requests = 4\nmax_body_bytes = 3\n",
-            "no rate, 4 running at a time, bodies of at most 3 bytes",
+            "no rate, 3 running at a time, bodies of at most 3 bytes",
             id="the configuration has less",
         ),
     ],

@@ -29,6 +29,7 @@ AT_ONCE: dict[str, dict[str, str]] = {
     },
     "connections": {
         "maximum": "3",
+        "maximum_per_peer": "3",
         "maximum_handshakes": "3",
         "drain_seconds": "3",
         "expiry_grace_seconds": "3",
@@ -38,6 +39,7 @@ AT_ONCE: dict[str, dict[str, str]] = {
     "timeouts": {
         "handshake": "3",
         "request_head": "3",
+        "request_body": "3",
         "backend_connect": "3",
         "first_byte": "3",
         "between_bytes": "3",
@@ -48,8 +50,10 @@ AT_ONCE: dict[str, dict[str, str]] = {
         "max_head_bytes": "4096",
         "max_body_bytes": "3",
         "concurrent_requests": "3",
+        "concurrent_requests_per_peer": "3",
         "queued_requests": "3",
         "queue_seconds": "3",
+        "min_bytes_per_second": "3",
     },
     "cors": {
         "allow_origins": '["https://b"]',

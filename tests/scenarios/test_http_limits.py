@@ -23,6 +23,7 @@ MORE = f"""
 max_head_bytes = {HEAD}
 max_body_bytes = {BODY}
 concurrent_requests = {SLOTS}
+concurrent_requests_per_peer = {SLOTS}
 queued_requests = {QUEUE}
 queue_seconds = 2
 """

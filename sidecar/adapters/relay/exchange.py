@@ -21,8 +21,9 @@ from sidecar.adapters.relay.pair import (
     Turn,
     peer_broke,
 )
-from sidecar.core.errors import BackendError
+from sidecar.core.errors import BackendError, HttpError
 from sidecar.core.http_gate import HttpGate
+from sidecar.core.limits import Pace
 
 _CHUNKED_BYTES = 16384
 
@@ -56,7 +57,7 @@ class ExchangeBrokenError(BackendError):
 class Exchange(Pair):
     """One request and its answer."""
 
-    __slots__ = ("_backend_is_lost", "_gate")
+    __slots__ = ("_backend_is_lost", "_body_seconds", "_gate", "_reader_seconds")
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Exchange(Pair):
         super().__init__(turn, peer, backend, traffic)
         self._gate = gate
         self._backend_is_lost = False
+        self._body_seconds = self._reader_seconds = 0.0  # that the peer has kept us waiting
 
     def begin(self, to_backend: bytes, to_peer: bytes) -> None:
         """Send what goes first: the request's head, and the word to continue."""
@@ -102,6 +104,25 @@ class Exchange(Pair):
         if not self._gate.request_is_complete and self._to_backend is None:
             return Waited.BODY
         return Waited.REST if self._gate.answer_has_begun else Waited.ANSWER
+
+    def hold_to(self, pace: Pace, seconds: float) -> None:
+        """End it if the peer is too slow; `seconds` since the last look.
+
+        What waits for the backend is none of the peer's time: a backend that does not read is not
+        the peer's fault.
+        """
+        fault = ""
+        if not self._gate.request_is_complete and self._to_backend is None:
+            self._body_seconds += seconds
+            fault = pace.fault_of_body(self._body_seconds, self._gate.body_bytes)
+            error: Exception = HttpError(408, "request_timeout", f"the request's body: {fault}")
+        if not fault and self._to_peer is not None:
+            self._reader_seconds += seconds
+            fault = pace.fault(self._reader_seconds, self._traffic.sent)
+            error = PeerLeftError(f"it reads too slowly: {fault}")
+        if fault:
+            self.reset_backend()
+            self.finish(str(error), error)
 
     def _settle(self) -> None:
         if self._gate.response_is_complete and self._to_peer is None:

@@ -16,22 +16,25 @@ from sidecar.adapters.relay.exchange import Exchange
 from sidecar.adapters.relay.pair import Pair, PeerStream, Traffic, Turn
 from sidecar.adapters.relay.stream import Stream
 from sidecar.core.http_gate import HttpGate
+from sidecar.core.limits import Pace
 
 # Rounds of the selector, and time, before other tasks (handshakes, the agent) get their turn.
 _ROUNDS = 8
 _ROUNDS_SECONDS = 0.005
 # Silence is looked for this often within its limit, for all connections together.
 _SWEEPS = 16
+_PACE = Pace()
 
 
 class Relay:
     """Moves the bytes of all connections; `run` is the one task that does it.
 
-    `between_bytes` and `first_byte`, in seconds, may be changed, and hold at once.
+    `between_bytes` and `first_byte`, in seconds, may be changed, and hold at once; `pace` from the
+    next look on.
     """
 
-    def __init__(self, between_bytes: float, first_byte: float) -> None:
-        self.between_bytes, self.first_byte = between_bytes, first_byte
+    def __init__(self, between_bytes: float, first_byte: float, pace: Pace = _PACE) -> None:
+        self.between_bytes, self.first_byte, self.pace = between_bytes, first_byte, pace
         self._changed = trio.Event()
         self._turn = Turn(selectors.DefaultSelector())
         self._pairs: set[Pair] = set()
@@ -46,6 +49,7 @@ class Relay:
         """Serve every connection until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_silent_ones)
+            nursery.start_soon(self._end_slow_ones)
             # Only epoll and kqueue, the defaults of Linux and macOS, have a descriptor to wait on.
             descriptor = self._turn.selector.fileno()  # type: ignore[attr-defined]
             while True:
@@ -82,6 +86,16 @@ class Relay:
                 seconds = self.first_byte if pair.waits_for_answer else self.between_bytes
                 if pair.moved <= now - seconds:
                     pair.give_up(seconds)
+
+    async def _end_slow_ones(self) -> None:
+        before = trio.current_time()
+        while True:
+            await trio.sleep(self.pace.look_seconds)
+            now = trio.current_time()
+            for pair in tuple(self._pairs):
+                if isinstance(pair, Exchange):
+                    pair.hold_to(self.pace, now - before)
+            before = now
 
     async def relay(self, peer: PeerStream, backend: socket.socket, traffic: Traffic) -> None:
         """Move bytes until both sides have ended, one breaks, or none moves for too long."""

@@ -73,10 +73,12 @@ async def _first_bytes(sock: socket.socket) -> bytes:
     except BlockingIOError:
         return b""  # readable for a moment only; OpenSSL waits
     except OSError as exc:
-        raise PeerError(
-            errorcode.get(exc.errno or 0, str(exc)), result=HandshakeResult.LEFT
-        ) from exc
-    if not first or may_be_tls(first[0]):
+        text = f"{errorcode.get(exc.errno or 0, str(exc))} before a byte"
+        raise PeerError(text, result=HandshakeResult.PROBE) from exc
+    if not first:
+        # By FIN, or by RST as above: a load balancer asks so whether we listen.
+        raise PeerError("the connection ended before a byte", result=HandshakeResult.PROBE)
+    if may_be_tls(first[0]):
         return first
     said = b""
     with trio.move_on_after(_SAYS_SECONDS), suppress(OSError):
