@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -50,11 +51,9 @@ async def keep_files(
             continue
         plan = file_plan(identity.svid, identity.bundles, table, read_clocks().wall)
         try:
-            # Abandoned at shutdown: a mount that hangs must not hold up the exit, and a
-            # generation that is half written is never the published one.
-            generation, is_new = await trio.to_thread.run_sync(
-                publish, files, plan, abandon_on_cancel=True
-            )
+            # Left behind at shutdown and when the disk hangs: a generation that is half written is
+            # never the published one.
+            generation, is_new = await files.in_thread(partial(publish, files, plan))
         except CertFilesError as exc:
             delay = _AGAIN.delay(failures, random.uniform(0.5, 1.0))
             failures += 1
@@ -68,11 +67,18 @@ async def keep_files(
             await _another(current, identity, delay)
             continue
         failures = 0
-        current.ledger.files_published(read_clocks().wall, generation, is_new=is_new)
+        svid = identity.svid
+        current.ledger.files_published(
+            read_clocks().wall,
+            generation,
+            is_new=is_new,
+            serial=svid.serial,
+            expires=svid.not_after,
+        )
         # Of one that an attempt before this one published, and then failed, nobody knows yet.
         if is_new or generation != told:
             say = log.info if is_new or told else log.debug
-            say("certificate files published", generation=generation, serial=identity.svid.serial)
+            say("certificate files published", generation=generation, serial=svid.serial)
             for note in plan.notes:
                 log.warning("certificate files incomplete", reason=note)
             tell(publication(plan, identity, directory, generation))

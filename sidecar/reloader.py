@@ -11,15 +11,17 @@ is for the next decision, a configuration for the next connection.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import structlog
 import trio
 
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
-from sidecar.adapters.file_changes import FileChanges
+from sidecar.adapters.file_changes import watched
 from sidecar.adapters.service_manager import Notifier
 from sidecar.core.config import Config, parse_config
 from sidecar.core.errors import WatchError
@@ -29,8 +31,12 @@ from sidecar.core.policy_file import parse_policy
 from sidecar.core.policy_lint import policy_warnings
 from sidecar.core.reload import reload
 from sidecar.core.toml_tables import ProblemsError
+from sidecar.disk import read_text_on_disk
 
 log = structlog.get_logger()
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _RETRY_SECONDS = 1.0
 
@@ -48,6 +54,8 @@ class Followed:
     text: str | None = None
     problems: tuple[str, ...] = ()
     on_refused: Callable[[Sequence[str]], None] = lambda _: None
+    # Who reads later puts it in force later: SIGHUP asks while the file is being read.
+    one_at_a_time: trio.Lock = field(default_factory=trio.Lock)
 
 
 @dataclass(slots=True)
@@ -95,7 +103,7 @@ def followed_policy(path: Path, text: str, current: CurrentPolicy, of: ConfigInF
     """Give the policy file, of which `text` is in force."""
 
     async def take(text: str, asked_by: str) -> None:
-        policy = parse_policy(text, path.name, of.config.backend.mode)
+        policy = await _in_thread(parse_policy, text, path.name, of.config.backend.mode)
         current.replace(policy)
         allow, deny = len(policy.allow), len(policy.deny)
         log.info("policy loaded", allow=allow, deny=deny, asked_by=asked_by)
@@ -112,7 +120,8 @@ def followed_config(path: Path, text: str, of: ConfigInForce) -> Followed:
     """Give the configuration file, of which `text` is in force."""
 
     async def take(text: str, asked_by: str) -> None:
-        new = reload(of.config, parse_config(text, path.name))
+        parsed = await _in_thread(parse_config, text, path.name)
+        new = reload(of.config, parsed)
         if new.needs_restart and new.needs_restart != of.needs_restart:
             hint = "what is not named here is in force"
             log.warning("configuration needs a restart", keys=new.needs_restart, hint=hint)
@@ -132,10 +141,8 @@ def followed_config(path: Path, text: str, of: ConfigInForce) -> Followed:
 
 async def warn(policy: Policy, config: Config) -> None:
     """Say what is legal and yet most likely not what was meant; `check` says the same."""
-    # In a thread: each rule is held against each, and a thousand of them take seconds.
-    warnings = await trio.to_thread.run_sync(
-        policy_warnings, policy, config, abandon_on_cancel=True
-    )
+    # Each rule is held against each, and a thousand of them take seconds.
+    warnings = await _in_thread(policy_warnings, policy, config)
     for warning in warnings:
         log.warning("policy warning", rule=warning.rule, reason=warning.text, hint=warning.hint)
 
@@ -145,7 +152,7 @@ async def _follow(file: Followed) -> None:
     told = False
     while True:
         try:
-            with FileChanges(file.path) as changes:
+            async with watched(file.path) as changes:
                 told = False
                 while True:
                     # First: what changed before the watch began would be missed for ever.
@@ -164,26 +171,32 @@ async def _follow(file: Followed) -> None:
 
 async def _reload(file: Followed, asked_by: str) -> bool:
     """Put in force what the file says, if that is something else; tell whether it could be read."""
-    try:
-        text = file.path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        if file.text is not None or asked_by == "SIGHUP":
-            file.text = None  # said once, and read again when it is back
-            _keep(file, asked_by, [str(exc)])
-        return isinstance(exc, UnicodeDecodeError)
-    if text == file.text and asked_by == "file":
+    async with file.one_at_a_time:
+        try:
+            text = await read_text_on_disk(file.path)
+        except (OSError, UnicodeDecodeError) as exc:
+            if file.text is not None or asked_by == "SIGHUP":
+                file.text = None  # said once, and read again when it is back
+                _keep(file, asked_by, [str(exc)])
+            return isinstance(exc, UnicodeDecodeError)
+        if text == file.text and asked_by == "file":
+            return True
+        file.text = text
+        try:
+            await file.take(text, asked_by)
+        except ProblemsError as exc:
+            _keep(file, asked_by, [str(problem) for problem in exc.problems])
+        else:
+            file.problems = ()
         return True
-    file.text = text
-    try:
-        await file.take(text, asked_by)
-    except ProblemsError as exc:
-        _keep(file, asked_by, [str(problem) for problem in exc.problems])
-    else:
-        file.problems = ()
-    return True
 
 
 def _keep(file: Followed, asked_by: str, problems: list[str]) -> None:
     file.problems = tuple(problems)
     file.on_refused(problems)
     log.error(f"{file.what} refused, the old one stays", asked_by=asked_by, problems=problems)
+
+
+async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what takes seconds for a long text, while all connections go on."""
+    return await trio.to_thread.run_sync(partial(call, *args, **kwargs), abandon_on_cancel=True)

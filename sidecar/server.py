@@ -177,12 +177,14 @@ async def _reason_against_connecting(address: Address, seconds: float) -> str | 
 def _sockets(
     config: Config, handed: Mapping[str, Sequence[socket.socket]], closing: ExitStack
 ) -> list[socket.socket]:
-    """Bind what is ours to bind, and take what the service manager has bound."""
-    addresses = config.listener.address
-    sockets = bind([one for one in addresses if not isinstance(one, Inherited)], closing)
-    for address in addresses:
-        if isinstance(address, Inherited):
-            sockets += [closing.enter_context(one) for one in handed[address.manager]]
+    """Bind what is ours to bind, and take what the service manager or `bind_paths` has bound."""
+    names = {
+        one: one.manager if isinstance(one, Inherited) else str(one)
+        for one in config.listener.address
+    }
+    sockets = bind([one for one, name in names.items() if name not in handed], closing)
+    for name in names.values():
+        sockets += [closing.enter_context(one) for one in handed.get(name, ())]
     return sockets
 
 

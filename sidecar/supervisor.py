@@ -41,8 +41,22 @@ from sidecar.server import Server
 log = structlog.get_logger()
 
 
-async def run(checked: Checked) -> None:
-    """Run the daemon until it is told to stop: one that serves, or one that keeps files only."""
+Handed = Mapping[str, Sequence[socket.socket]]
+
+
+def bind_paths(config: HelperConfig, closing: ExitStack) -> Handed:
+    """Bind the Unix sockets that are listened on, by address, while that is allowed."""
+    paths = [
+        one for one in config.listens_on() if not isinstance(one, Inherited) and one.ip is None
+    ]
+    return {str(one): bind([one], closing) for one in paths}
+
+
+async def run(checked: Checked, bound: Handed) -> None:
+    """Run the daemon until it is told to stop: one that serves, or one that keeps files only.
+
+    `bound` are the Unix sockets that `bind_paths` has bound.
+    """
     grace = checked.config.workload_api.denied_grace_seconds
     current = CurrentIdentity(grace, Ledger(read_clocks().wall))
     manager = notifier()
@@ -55,7 +69,7 @@ async def run(checked: Checked) -> None:
         on_result = current.ledger.hook_done
         tables = checked.config.after_rotation
         hooks = Hooks([hook(one) for one in tables], checked.directory, on_result)
-        handed = inherited(checked.config.managers())
+        handed = {**inherited(checked.config.managers()), **bound}
         server = Server(checked, checked.serving, current, handed) if checked.serving else None
         if server:
             closing.callback(server.close)
@@ -80,9 +94,6 @@ async def run(checked: Checked) -> None:
     log.info("stopped")
 
 
-Handed = Mapping[str, Sequence[socket.socket]]
-
-
 def _admin_sockets(
     config: HelperConfig, handed: Handed, closing: ExitStack
 ) -> Sequence[socket.socket]:
@@ -90,7 +101,10 @@ def _admin_sockets(
         return []
     address = config.admin.address
     if not isinstance(address, Inherited):
-        return [closing.enter_context(bind_admin(address))]
+        if str(address) not in handed:
+            return [closing.enter_context(bind_admin(address))]
+        listen(handed[str(address)])
+        return handed[str(address)]
     for sock in handed[address.manager]:
         require_local(sock, "[admin]")
     return [closing.enter_context(sock) for sock in handed[address.manager]]
@@ -103,9 +117,11 @@ def _health_sockets(
         return []
     address = config.health.address
     if isinstance(address, Inherited):
-        sockets = [closing.enter_context(sock) for sock in handed[address.manager]]
+        sockets: Sequence[socket.socket] = [
+            closing.enter_context(sock) for sock in handed[address.manager]
+        ]
     else:
-        sockets = bind([address], closing)
+        sockets = handed.get(str(address)) or bind([address], closing)
     log.info("answering health checks", listening=listen(sockets))
     return sockets
 

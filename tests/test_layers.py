@@ -22,13 +22,14 @@ MODULES = {
 # Each layer, and the layers it may import; a layer that may import itself says so.
 MAY_IMPORT = {
     "core": {"core"},
-    "adapters": {"core"},
-    "stories": {"adapters", "core"},
+    "disk": {"disk"},
+    "adapters": {"disk", "core"},
+    "stories": {"adapters", "disk", "core"},
     "supervisor": {"supervisor", "stories", "adapters", "core", "version"},
-    "operations": {"operations", "stories", "adapters", "core"},
+    "operations": {"operations", "stories", "adapters", "disk", "core"},
     "logs": {"logs", "core"},
     "demo": {"demo", "logs", "stories", "adapters", "core"},
-    "cli": {"cli", "supervisor", "operations", "demo", "logs", "core", "version"},
+    "cli": {"cli", "supervisor", "operations", "demo", "logs", "disk", "core", "version"},
     "main": {"cli"},
     "version": set[str](),
 }
@@ -47,6 +48,8 @@ LAYER_OF = {
     "sidecar.server": "supervisor",
     "sidecar.confinement": "supervisor",
     "sidecar.admin_pages": "supervisor",
+    "sidecar.disk": "disk",
+    "sidecar.reading": "disk",
     "sidecar.logs": "logs",
     "sidecar.log_file": "logs",
     "sidecar.__main__": "main",

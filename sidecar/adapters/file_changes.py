@@ -9,7 +9,9 @@ one would never hear.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +26,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 
 from sidecar.core.errors import WatchError
+from sidecar.disk import entered, on_disk
 
 # A file that is written in several steps is read when the last one is done, or after a while.
 _QUIET_SECONDS = 0.05
@@ -46,13 +49,16 @@ class FileChanges(FileSystemEventHandler):
         self._token = trio.lowlevel.current_trio_token()
         self._changed = trio.Event()
         self._observer = Observer()
-        self._one_at_a_time = trio.CapacityLimiter(1)
+        self._place = f"watch of {', '.join(map(str, self._files))}"
+        self._busy = threading.Lock()  # held by the thread that changes the watches
+        self._is_over = False
         self._is_stale = False  # word of a change came, and the watches are still the old ones
 
     def __enter__(self) -> FileChanges:
         try:
-            self._observer.start()  # first: a folder that is gone fails its own watch only
-            self._watch()
+            with self._busy:
+                self._observer.start()  # first: a folder that is gone fails its own watch only
+                self._watch()
         except (OSError, RuntimeError) as exc:  # RuntimeError: no more threads
             self._observer.unschedule_all()  # some may have begun
             self._observer.stop()
@@ -65,8 +71,21 @@ class FileChanges(FileSystemEventHandler):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Its threads are daemons and hold nothing: an end need not wait for them.
-        self._observer.stop()
+        self._is_over = True
+        # Who changes the watches may hang on a disk, with the locks that this needs. It ends them
+        # itself when it comes back.
+        if self._busy.acquire(blocking=False):
+            try:
+                # Its threads are daemons and hold nothing: an end need not wait for them.
+                self._observer.stop()
+            finally:
+                self._busy.release()
+
+    def _watch_anew(self) -> None:
+        with self._busy:
+            self._watch()
+        if self._is_over:
+            self.__exit__(None, None, None)
 
     def _watch(self) -> None:
         """Watch every folder that something on the way to a file lies in, anew."""
@@ -104,13 +123,24 @@ class FileChanges(FileSystemEventHandler):
         # Links may lead elsewhere now, and a watch ends with the folder that it was on. Before the
         # file is read: what changes later is seen by the new watches.
         try:
-            # One at a time, and abandoned at shutdown: the folders may lie on a mount that hangs.
-            await trio.to_thread.run_sync(
-                self._watch, abandon_on_cancel=True, limiter=self._one_at_a_time
-            )
+            await on_disk(self._watch_anew, self._place)
         except (OSError, RuntimeError) as exc:
             raise WatchError(f"cannot watch for changes: {_reason(exc)}") from exc
         self._is_stale = False
+
+
+@asynccontextmanager
+async def watched(file: Path) -> AsyncIterator[FileChanges]:
+    """Watch a file; the watch begins in a thread, within the deadline of every disk."""
+    changes = FileChanges(file)
+    try:
+        await entered(changes, f"watch of {file}")
+    except TimeoutError as exc:
+        raise WatchError(f"cannot watch for changes: {_reason(exc)}") from exc
+    try:
+        yield changes
+    finally:
+        changes.__exit__(None, None, None)
 
 
 def places_of(path: Path) -> set[tuple[str, str]]:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from sidecar.core.errors import RegistrationError
+from sidecar.reading import read_bytes
 
 PUBLIC, SECRET = 0o644, 0o600
 
@@ -57,7 +58,7 @@ class HostFolder:
         try:
             status = (self.path / name).lstat()
             same = stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == mode
-            return same and (self.path / name).read_bytes() == content
+            return same and read_bytes(self.path / name, len(content)) == content
         except OSError:
             return False
 

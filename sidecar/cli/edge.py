@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from sidecar.core.checked import Checked
-from sidecar.core.errors import ConfigError, SidecarError
+from sidecar.core.errors import ConfigError, HostError, SidecarError
 from sidecar.core.status import printable
 from sidecar.operations.check import check
 
@@ -38,6 +38,8 @@ def checked_config(config_file: Path) -> Checked:
         return check(config_file, os.environ)
     except ConfigError as exc:
         fail(exc, EX_CONFIG)
+    except HostError as exc:
+        fail(exc, 1)
 
 
 def fail(error: SidecarError, code: int) -> NoReturn:

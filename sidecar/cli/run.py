@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ import trio
 from sidecar import supervisor
 from sidecar.cli.edge import LAST_LINES_SECONDS, checked_config, config_option, fail
 from sidecar.confinement import confine_daemon, tell_confinement
+from sidecar.core.checked import Checked
 from sidecar.core.errors import SidecarError
 from sidecar.log_file import LogFile
 from sidecar.logs import configure_logs
@@ -27,6 +30,16 @@ from sidecar.logs import configure_logs
 def run_command(config_file: Path, log_level: str | None) -> None:
     """Run the daemon."""
     checked = checked_config(config_file)
+    with ExitStack() as closing:
+        # Before the sandbox, which needs to allow no folder for it then.
+        try:
+            admin = closing.enter_context(supervisor.admin_sockets(checked))
+        except SidecarError as exc:
+            fail(exc, 1)
+        _run(checked, admin, log_level)
+
+
+def _run(checked: Checked, admin: list[socket.socket], log_level: str | None) -> None:
     # Before the first thread, which would stay outside.
     confined = confine_daemon(checked)
     table = checked.config.log
@@ -36,7 +49,7 @@ def run_command(config_file: Path, log_level: str | None) -> None:
 
     async def begin() -> None:
         started.append(True)
-        await supervisor.run(checked)
+        await supervisor.run(checked, admin)
 
     # The supervisor hears these signals and drains. Before it does there is nothing to drain, and
     # when it has, a signal that comes late must not spoil a good end.

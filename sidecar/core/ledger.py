@@ -102,8 +102,12 @@ class Ledger:
         self.updates = Record()
         self.update_notes: tuple[str, ...] = ()  # what of the last good one is not used
         self.files, self.generation = Record(), ""
+        # Of the SVID in that generation.
+        self.files_serial = ""
+        self.files_expire: datetime | None = None
         self.jwt_svids: dict[str, Record] = {}
         self.jwt_expires: dict[str, datetime] = {}
+        self.jwt_bundles = Record()
         self.hook_runs: Counter[tuple[str, str]] = Counter()
         self.policy = Record()
         self.policy_problems: tuple[str, ...] = ()
@@ -182,9 +186,21 @@ class Ledger:
         """Count an update that was not used."""
         self.updates.failed(now, reason)
 
-    def files_published(self, now: datetime, generation: str, *, is_new: bool) -> None:
-        """Take note that the files are as they should be; `is_new`: because of us, just now."""
+    def files_published(
+        self,
+        now: datetime,
+        generation: str,
+        *,
+        is_new: bool,
+        serial: str = "",
+        expires: datetime | None = None,
+    ) -> None:
+        """Take note that the files are as they should be; `is_new`: because of us, just now.
+
+        `serial` and `expires` are those of the SVID in them.
+        """
         self.generation, self.files.error = generation, ""
+        self.files_serial, self.files_expire = serial, expires
         if is_new:
             self.files.went_well(now)
 

@@ -13,7 +13,14 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from sidecar.core.identity_state import IdentityState
-from sidecar.core.status import Readiness, Reason, Report, Status
+from sidecar.core.status import (
+    FilesStatus,
+    IdentityStatus,
+    Readiness,
+    Reason,
+    Report,
+    Status,
+)
 
 HELPER = "helper"
 # SPIRE renews at half life. Past this share of it something is wrong, and there is still time.
@@ -30,13 +37,16 @@ class ReasonName(enum.StrEnum):
     BACKEND_DOWN = "backend_down"
     FILES_MISSING = "files_missing"
     FILES_FAILED = "files_failed"
+    FILES_STALE = "files_stale"
     JWT_SVID_MISSING = "jwt_svid_missing"
     JWT_SVID_EXPIRED = "jwt_svid_expired"
+    JWT_BUNDLE_MISSING = "jwt_bundle_missing"
     AGENT_LOST = "agent_lost"
     UPDATE_DISCARDED = "update_discarded"
     UPDATE_INCOMPLETE = "update_incomplete"
     RENEWAL_OVERDUE = "renewal_overdue"
     JWT_SVID_FAILED = "jwt_svid_failed"
+    JWT_BUNDLE_FAILED = "jwt_bundle_failed"
     BAD_POLICY = "bad_policy"
     BAD_CONFIG = "bad_config"
     NEEDS_RESTART = "needs_restart"
@@ -47,8 +57,10 @@ class ReasonName(enum.StrEnum):
 _ABOUT_FILES = {
     ReasonName.FILES_MISSING,
     ReasonName.FILES_FAILED,
+    ReasonName.FILES_STALE,
     ReasonName.JWT_SVID_MISSING,
     ReasonName.JWT_SVID_EXPIRED,
+    ReasonName.JWT_BUNDLE_MISSING,
 }
 _ALWAYS = {
     ReasonName.STARTING,
@@ -93,6 +105,7 @@ def _troubles(status: Status) -> Iterator[Reason]:
     yield from _of_policy(status)
     yield from _of_files(status)
     yield from _of_jwt_svids(status)
+    yield from _of_jwt_bundle(status)
     yield from _of_hooks(status)
 
 
@@ -151,6 +164,19 @@ def _of_files(status: Status) -> Iterator[Reason]:
         yield _reason(ReasonName.FILES_FAILED, "certificate files not published", files.error)
     elif files and not files.generation:
         yield _reason(ReasonName.FILES_MISSING, "no certificate files published yet")
+    if files and status.identity and _is_stale(files, status.identity):
+        ends = "expired" if files.expires and files.expires <= status.at else "expires"
+        when = f" and {ends} at {files.expires:%FT%TZ}" if files.expires else ""
+        text = f"the files hold serial {files.serial}{when}, in use is {status.identity.serial}"
+        yield _reason(ReasonName.FILES_STALE, text)
+
+
+def _is_stale(files: FilesStatus, identity: IdentityStatus) -> bool:
+    """Tell whether another SVID is published than the one in use; without one, it is missing."""
+    return bool(files.serial) and (files.serial, files.expires) != (
+        identity.serial,
+        identity.not_after,
+    )
 
 
 def _of_jwt_svids(status: Status) -> Iterator[Reason]:
@@ -162,6 +188,16 @@ def _of_jwt_svids(status: Status) -> Iterator[Reason]:
             yield _reason(ReasonName.JWT_SVID_EXPIRED, text, svid.error)
         elif svid.error:
             yield _reason(ReasonName.JWT_SVID_FAILED, f"{svid.file} not refreshed", svid.error)
+
+
+def _of_jwt_bundle(status: Status) -> Iterator[Reason]:
+    bundle = status.jwt_bundle
+    if bundle and bundle.written_at is None:
+        name, text = ReasonName.JWT_BUNDLE_MISSING, f"{bundle.file} not written yet"
+        yield _reason(name, text, bundle.error)
+    elif bundle and bundle.error:
+        name, text = ReasonName.JWT_BUNDLE_FAILED, f"{bundle.file} not as it should be"
+        yield _reason(name, text, bundle.error)
 
 
 def _of_hooks(status: Status) -> Iterator[Reason]:

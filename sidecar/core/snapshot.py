@@ -20,6 +20,7 @@ from sidecar.core.status import (
     FilesStatus,
     HookStatus,
     IdentityStatus,
+    JwtBundleStatus,
     JwtSvidStatus,
     LoadStatus,
     PeerStatus,
@@ -69,6 +70,7 @@ def snapshot(process: Process, ledger: Ledger, moment: Moment) -> Status:
         agent=_agent(process, ledger, moment),
         files=_files(process, ledger),
         jwt_svids=tuple(_jwt_svids(config, ledger)),
+        jwt_bundle=_jwt_bundle(config, ledger),
         hooks=tuple(
             _hook(table.name, str(hook(table).action), moment.hook_results.get(table.name))
             for table in config.after_rotation
@@ -123,6 +125,8 @@ def _files(process: Process, ledger: Ledger) -> FilesStatus | None:
     return FilesStatus(
         directory=str(table.directory) if absolute else f"{process.directory}/{table.directory}",
         generation=ledger.generation,
+        serial=ledger.files_serial,
+        expires=ledger.files_expire,
         published_at=files.good_at,
         publications=files.good,
         error=files.error,
@@ -140,6 +144,18 @@ def _jwt_svids(config: HelperConfig, ledger: Ledger) -> Iterator[JwtSvidStatus]:
             error=record.error,
             failed_at=record.bad_at,
         )
+
+
+def _jwt_bundle(config: HelperConfig, ledger: Ledger) -> JwtBundleStatus | None:
+    table, record = config.cert_files, ledger.jwt_bundles
+    if table is None or not table.jwt_bundle:
+        return None
+    return JwtBundleStatus(
+        file=str(table.jwt_bundle),
+        written_at=record.good_at,
+        error=record.error,
+        failed_at=record.bad_at,
+    )
 
 
 def _hook(name: str, action: str, result: HookResult | None) -> HookStatus:

@@ -59,6 +59,8 @@ class FilesStatus(Part, frozen=True):
     publications: int = 0
     error: str = ""
     failed_at: datetime | None = None
+    serial: str = ""  # of the SVID in the published generation
+    expires: datetime | None = None
 
 
 class JwtSvidStatus(Part, frozen=True):
@@ -67,6 +69,15 @@ class JwtSvidStatus(Part, frozen=True):
     file: str
     audiences: tuple[str, ...] = ()
     expires: datetime | None = None  # None: none was written yet
+    error: str = ""
+    failed_at: datetime | None = None
+
+
+class JwtBundleStatus(Part, frozen=True):
+    """The file with our JWT bundle, and those of federated trust domains beside it."""
+
+    file: str
+    written_at: datetime | None = None  # None: not written or compared yet
     error: str = ""
     failed_at: datetime | None = None
 
@@ -152,6 +163,7 @@ class Status(Part, frozen=True):
     identity: IdentityStatus | None = None
     files: FilesStatus | None = None
     jwt_svids: tuple[JwtSvidStatus, ...] = ()
+    jwt_bundle: JwtBundleStatus | None = None
     hooks: tuple[HookStatus, ...] = ()
     backend: BackendStatus | None = None
     policy: PolicyStatus | None = None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import trio
 
 from sidecar.adapters.cert_files.file_set import FileSet, SetChange
+from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.tls import CurrentIdentity, ServerIdentity
 from sidecar.adapters.workload_api import JwtBundleStream
 from sidecar.core.after_rotation import Publication
@@ -62,6 +64,7 @@ class BundleFiles:
 
     def __init__(self, place: JwtFiles, table: CertFilesTable) -> None:
         self._set = FileSet(place.files, place.directory, _LISTING, is_jwks)
+        self._files = place.files
         self._directory = place.directory
         self._table = table
         self._notes: tuple[str, ...] = ()
@@ -70,10 +73,7 @@ class BundleFiles:
     async def write(self, bundles: JwtBundles, own: TrustDomain) -> bool:
         """Make the files what the bundles are; tell whether there is something to tell."""
         plan = jwt_bundle_plan(bundles, own, self._table)
-        # Abandoned at shutdown: a mount that hangs must not hold up the exit.
-        change = await trio.to_thread.run_sync(
-            self._set.replace, plan.files, abandon_on_cancel=True
-        )
+        change = await self._files.in_thread(partial(self._set.replace, plan.files))
         for note in plan.notes:
             if note not in self._notes:
                 log.warning("JWT bundles incomplete", reason=note)
@@ -166,10 +166,13 @@ async def _write(
             try:
                 if await target.write(bundles, own):
                     tell(target.publication(identity))
-                trouble.over()
             except Failure as exc:
                 trouble.tell(exc)
+                current.ledger.jwt_bundles.failed(read_clocks().wall, exc.message)
                 pause = trouble.pause()
+            else:
+                current.ledger.jwt_bundles.went_well(read_clocks().wall)
+                trouble.over()
         with trio.move_on_after(pause):
             await changed.wait()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 import trio
@@ -72,9 +73,8 @@ class SvidFile:
     async def write(self, svid: JwtSvid) -> bool:
         """Put the token into the file, bare; tell whether it was another one."""
         planned = PlannedFile(self.table.file, self.table.mode, svid.token.encode())
-        # Abandoned at shutdown: a mount that hangs must not hold up the exit.
-        replace = self.place.files.replace
-        written = await trio.to_thread.run_sync(replace, planned, abandon_on_cancel=True)
+        files = self.place.files
+        written = await files.in_thread(partial(files.replace, planned))
         if written:
             log.info(
                 "JWT-SVID written",

@@ -13,10 +13,11 @@ from sidecar.core.address import ENDPOINT_VARIABLE, Address, WorkloadEndpoint, i
 from sidecar.core.after_rotation import hook
 from sidecar.core.checked import Checked, Serving
 from sidecar.core.config import Config, HelperConfig, parse_config
-from sidecar.core.errors import ConfigError
+from sidecar.core.errors import ConfigError, HostError
 from sidecar.core.policy_file import parse_policy
 from sidecar.core.policy_lint import policy_warnings
 from sidecar.core.toml_tables import Problem, ProblemsError, load_toml
+from sidecar.reading import read_text_now
 
 DEFAULT_ENDPOINT = WorkloadEndpoint(Address(None, 0, "/opt/spire/sockets/agent.sock"))
 
@@ -95,9 +96,11 @@ def warnings(checked: Checked) -> Iterator[str]:
 
 
 def read_file(path: Path) -> str:
-    """Read a text file, or raise `ConfigError`."""
+    """Read a text file, or raise `ConfigError`; `HostError` if the disk does not answer."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text_now(path)
+    except TimeoutError as exc:
+        raise HostError(f"cannot read {path}: {exc.strerror}", "a mount that hangs?") from exc
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -22,6 +22,7 @@ from sidecar.core.config import AdminTable
 from sidecar.core.errors import ConfigError, SidecarError
 from sidecar.core.status import Report, printable, read_report
 from sidecar.core.toml_tables import load_toml
+from sidecar.operations.check import read_file
 from sidecar.operations.screen_text import plain
 from sidecar.operations.status_screen import not_reachable, screen
 
@@ -45,11 +46,7 @@ class Answer:
 
 def admin_address(config_file: Path) -> Address:
     """Give where the daemon of a configuration is asked, or raise `ConfigError`."""
-    try:
-        text = config_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"cannot read {config_file}: {exc}") from exc
-    document = load_toml(text, config_file.name)
+    document = load_toml(read_file(config_file), config_file.name)
     if "admin" not in document:
         hint = "write [admin] and restart the daemon: then it tells how it is"
         raise ConfigError(f"{config_file}: no [admin], so nobody can be asked", hint)

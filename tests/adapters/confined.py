@@ -58,7 +58,7 @@ def outcomes(plan: dict[str, Any], *steps: list[str]) -> list[str]:
     return list(run(plan, *steps)["outcomes"])
 
 
-def _try(step: Callable[..., object], *arguments: str) -> str:
+def attempt(step: Callable[..., object], *arguments: str) -> str:
     try:
         found = step(*arguments)
     except OSError as exc:
@@ -178,7 +178,7 @@ class Bystander:
 
     def _run(self) -> None:
         self._asked.wait()
-        self._found = _try(STEPS[self._step[0]], *self._step[1:])
+        self._found = attempt(STEPS[self._step[0]], *self._step[1:])
         self._done.set()
 
 
@@ -219,15 +219,18 @@ def _allowed(plan: dict[str, Any]) -> Allowed | None:
         return None
     paths = {
         name: tuple(Path(path) for path in plan["allowed"].get(name, ()))
-        for name in ("read", "write", "execute")
+        for name in ("read", "write", "append", "execute")
     }
     needs = python_needs()
-    ports = {name: plan["allowed"].get(name) for name in ("listen", "connect")}
+    ports = [plan["allowed"].get(name) for name in ("listen", "connect")]
+    listen, connect = (None if one is None else tuple(one) for one in ports)
     return Allowed(
         read=needs.read + paths["read"],
         write=needs.write + paths["write"],
+        append=paths["append"],
         execute=paths["execute"],
-        **{name: None if value is None else tuple(value) for name, value in ports.items()},
+        listen=listen,
+        connect=connect,
     )
 
 
@@ -258,12 +261,12 @@ def main() -> None:
     steps: dict[str, Callable[..., str]] = {
         "in new thread": _in_new_thread,
         "neighbour runs": neighbour.run,
-        "read of neighbour": lambda name: _try(_read, f"/proc/{neighbour.pid}/{name}"),
+        "read of neighbour": lambda name: attempt(_read, f"/proc/{neighbour.pid}/{name}"),
     }
     if before:
         steps["in thread of before"] = before.ask
     answer["outcomes"] = [
-        steps[name](*rest) if name in steps else _try(STEPS[name], *rest)
+        steps[name](*rest) if name in steps else attempt(STEPS[name], *rest)
         for name, *rest in plan["steps"]
     ]
     neighbour.close()

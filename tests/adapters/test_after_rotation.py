@@ -33,7 +33,7 @@ from watchdog.observers import Observer
 
 from sidecar.adapters.after_rotation import Done, perform
 from sidecar.adapters.after_rotation.command import GRACE_SECONDS, MAX_OUTPUT_BYTES
-from sidecar.adapters.after_rotation.disk import PATIENCE_SECONDS, on_disk
+from sidecar.adapters.after_rotation.disk import on_disk
 from sidecar.adapters.after_rotation.pid_file import SLACK_SECONDS, send_signal
 from sidecar.adapters.after_rotation.processes import (
     LinuxProcesses,
@@ -44,6 +44,7 @@ from sidecar.adapters.after_rotation.processes import (
 )
 from sidecar.core.after_rotation import CommandAction, Publication, SignalAction, TouchAction
 from sidecar.core.errors import HookError
+from sidecar.reading import PATIENCE_SECONDS
 from tests.adapters.deadlines import until, within
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's own means")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.test_sandbox import needs_landlock
 from tests.ca import Authority
 from tests.client import client_context, connect, receive_exactly, server_serial
 from tests.conftest import TRAEFIK
@@ -50,7 +51,9 @@ def serve(folder: Path, backend: EchoBackend) -> Iterator[Serve]:
     """Start a daemon on the files at a place; it ends well, whatever is done to the files."""
     daemons: list[Daemon] = []
 
-    def start(place: Path, poll_seconds: float = 3600, federated: str = "") -> Daemon:
+    def start(
+        place: Path, poll_seconds: float = 3600, federated: str = "", more: str = ""
+    ) -> Daemon:
         (folder / "policy.toml").write_text(
             f'[[allow]]\nname = "clients"\npeers = ["spiffe://example.org{TRAEFIK}"]\n'
         )
@@ -73,6 +76,7 @@ file = "policy.toml"
 [log]
 format = "json"
 level = "debug"
+{more}
 """
         )
         daemons.append(Daemon(config))
@@ -235,10 +239,11 @@ def outside() -> Iterator[Path]:
         yield Path(name)
 
 
-KINDS = [Kubernetes, Generations, SwitchedFolder, ReplacedFolder, Chain, _one_by_one]
+# What the sandbox allows at the start is all that there will be.
+KINDS = [Kubernetes, Generations, SwitchedFolder, Chain, _one_by_one]
+NO_SANDBOX = "[sandbox]\nenabled = false"
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["there", "late"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_outside_of_the_configurations_folder_are_followed(
     outside: Path,
@@ -246,24 +251,56 @@ def test_files_outside_of_the_configurations_folder_are_followed(
     authority: Authority,
     traefik: ssl.SSLContext,
     kind: Callable[[Path], Writer],
-    late: bool,
 ) -> None:
     """Also where other folders than those of the start are read, however we are confined."""
     place = outside / "secrets/identity"
-    if not late:
-        place.mkdir(parents=True)
+    place.mkdir(parents=True)
     writer = kind(place)
-    if not late:
-        writer.put(Contents.new(authority))
+    writer.put(Contents.new(authority))
     daemon = serve(writer.place, OFTEN)
-    if late:
-        daemon.wait_for("identity files lost")
-        place.mkdir(parents=True)
-        writer.put(Contents.new(authority))
     daemon.wait_for("identity obtained")
     rotates(daemon, writer, authority, traefik)
     writer.close()
-    assert trouble(daemon) == ["identity files lost"] * late
+    assert trouble(daemon) == []
+
+
+def test_folders_that_come_later_or_are_replaced_are_followed_without_the_sandbox(
+    outside: Path, serve: Serve, authority: Authority, traefik: ssl.SSLContext
+) -> None:
+    place = outside / "secrets/identity"
+    daemon = serve(place, OFTEN, more=NO_SANDBOX)
+    daemon.wait_for("identity files lost")
+    place.mkdir(parents=True)
+    writer = ReplacedFolder(place)
+    writer.put(Contents.new(authority))
+    daemon.wait_for("identity obtained")
+    rotates(daemon, writer, authority, traefik)
+    assert trouble(daemon) == ["identity files lost"]
+
+
+@needs_landlock(1)
+@pytest.mark.parametrize("late", [False, True], ids=["replaced", "late"])
+def test_folder_that_the_sandbox_forbids_is_told_as_that(
+    outside: Path, serve: Serve, authority: Authority, traefik: ssl.SSLContext, late: bool
+) -> None:
+    place = outside / "secrets/identity"
+    writer, contents = ReplacedFolder(place), Contents.new(authority)
+    if not late:
+        place.mkdir(parents=True)
+        writer.put(contents)
+    daemon = serve(place, OFTEN)
+    if late:
+        told = daemon.wait_for("path not allowed by the sandbox")
+        assert told["reason"] == f"{place}: No such file or directory"
+        daemon.wait_for("identity files lost")
+        place.mkdir(parents=True)
+    else:
+        daemon.wait_for("identity obtained")
+    writer.put(Contents.new(authority))
+    told = daemon.wait_for("identity files lost")
+    assert told["reason"].startswith(f"{place / CERTIFICATE}: forbidden by [sandbox]")
+    if not late:
+        assert served_serial(daemon, traefik) == contents.serial
 
 
 def helper(folder: Path, agent: AgentProcess) -> Daemon:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import stat
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from sidecar.adapters.after_rotation.processes import (
 )
 from sidecar.core.after_rotation import SignalAction
 from sidecar.core.errors import HookError
+from sidecar.reading import regular_file
 
 # A program writes its file some time after its start; clocks and `ps` are a second off.
 SLACK_SECONDS = 2.0
@@ -70,21 +70,14 @@ async def send_signal(
 def read_pid_file(path: Path) -> PidFile:
     """Read a pid file that holds one number, of a process that may be signalled. Blocks."""
     try:
-        # Without waiting: the file may be a pipe, which would be waited for for ever.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(handle)
-            content = os.read(handle, _MAX_BYTES + 1) if stat.S_ISREG(status.st_mode) else None
-        finally:
-            os.close(handle)
+        with regular_file(path) as (handle, status):
+            content = os.read(handle, _MAX_BYTES + 1)
     except FileNotFoundError as exc:
         hint = "is the program running, and is this where it writes its number?"
         raise HookError(f"{path}: no such file", hint) from exc
     except OSError as exc:
-        hint = f"uid {os.geteuid()} must be able to read it"
+        hint = f"expected a file with one number that uid {os.geteuid()} can read"
         raise HookError(f"{path}: {exc.strerror}", hint) from exc
-    if content is None:
-        raise HookError(f"{path} is not a regular file", "expected a file with one number")
     return PidFile(path, _pid(content, path), status.st_mtime)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sidecar.core.errors import CertFilesError
 from sidecar.core.file_plan import PlannedFile
+from sidecar.reading import read_bytes
 
 # The second: an account that is not in our user namespace, in a container say.
 _NOT_OURS_TO_GIVE = (errno.EPERM, errno.EINVAL)
@@ -99,10 +100,11 @@ def is_as_planned(path: Path, file: PlannedFile, owner: Owner) -> bool:
         status = path.lstat()
         return (
             stat.S_ISREG(status.st_mode)
+            and status.st_size == len(file.content)
             and stat.S_IMODE(status.st_mode) == file.mode
             and status.st_uid == (os.geteuid() if owner.uid == -1 else owner.uid)
             and owner.gid in (-1, status.st_gid)
-            and path.read_bytes() == file.content
+            and read_bytes(path, len(file.content)) == file.content
         )
     except OSError:
         return False

@@ -14,8 +14,10 @@ import msgspec
 
 from sidecar.adapters.cert_files.generations import CertFiles
 from sidecar.core.file_plan import PlannedFile
+from sidecar.reading import read_bytes
 
 _LIST_MODE = 0o600
+_MAX_BYTES = 16 * 1024 * 1024  # as much as a message of the Workload API
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,14 @@ class FileSet:
     def _remove(self, name: str) -> bool:
         """Remove a file, unless its name has been given to something else meanwhile."""
         try:
-            ours = self._is_one((self._directory / name).read_bytes())
+            ours = self._is_one(read_bytes(self._directory / name, _MAX_BYTES))
         except OSError:
             return False
         return ours and self._files.remove(name)
 
     def _listed(self) -> set[str]:
         try:
-            data = (self._directory / self._listing).read_bytes()
+            data = read_bytes(self._directory / self._listing, _MAX_BYTES)
             names = msgspec.json.decode(data, type=list[str])
         except (OSError, ValueError):
             return set()

@@ -7,8 +7,10 @@ import re
 import shutil
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -17,6 +19,10 @@ from sidecar.adapters.cert_files.directory import HeldDirectory
 from sidecar.adapters.cert_files.file import Owner, is_as_planned, sync_folder, write_file
 from sidecar.core.errors import CertFilesError
 from sidecar.core.file_plan import FilePlan, PlannedFile
+from sidecar.disk import on_disk
+from sidecar.reading import read_bytes
+
+T = TypeVar("T")
 
 CURRENT = "current"
 STAGING_MODE = 0o700
@@ -41,6 +47,20 @@ class CertFiles:
     ) -> None:
         self._directory = directory
         self._held = HeldDirectory(directory, owner, group, unsafe_shared)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Return what a call on this directory returns, or raise `CertFilesError`, in ten seconds.
+
+        A call that takes longer goes on in its thread; the next one waits for it. So there is one
+        thread at most, and what an abandoned call published is found by the one after it.
+        """
+        try:
+            return await on_disk(call, str(self._directory))
+        except TimeoutError as exc:
+            raise CertFilesError(
+                f"certificate files not written: {self._directory}: {exc.strerror}",
+                "does it lie on a mount that hangs? What was published before stays",
+            ) from exc
 
     def close(self) -> None:
         """Let others write there."""
@@ -125,7 +145,7 @@ class CertFiles:
                 write_file(folder / file.name, file, owner)
             folder.chmod(_generation_mode(plan, owner))
             sync_folder(folder)
-            _prove_pair(folder / plan.certificate, folder / plan.private_key)
+            _prove_pair(folder, plan)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -204,13 +224,16 @@ def _generation_mode(plan: FilePlan, owner: Owner) -> int:
     return STAGING_MODE | readable | readable >> 2 | entered
 
 
-def _prove_pair(certificate: Path, private_key: Path) -> None:
+def _prove_pair(folder: Path, plan: FilePlan) -> None:
     """Load what was written, as its readers will."""
+    sizes = {file.name: len(file.content) for file in plan.files}
+    certificate, key = (
+        read_bytes(folder / name, sizes[name]) for name in (plan.certificate, plan.private_key)
+    )
     try:
-        leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
-        key = load_pem_private_key(private_key.read_bytes(), None)
-        matches = key.public_key() == leaf.public_key()
+        leaf = x509.load_pem_x509_certificates(certificate)[0]
+        matches = load_pem_private_key(key, None).public_key() == leaf.public_key()
     except ValueError as exc:
-        raise CertFilesError(f"{certificate.parent}: what was written cannot be read back") from exc
+        raise CertFilesError(f"{folder}: what was written cannot be read back") from exc
     if not matches:
-        raise CertFilesError(f"{certificate.parent}: key and certificate do not belong together")
+        raise CertFilesError(f"{folder}: key and certificate do not belong together")

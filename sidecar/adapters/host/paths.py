@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from pathlib import Path
 
 from sidecar.core.diagnosis.finding import Unknown
 from sidecar.core.diagnosis.host_facts import Disk, Kind, PathStat, Way
+from sidecar.reading import read_bytes
 
 # More than any file has that is looked into here.
 _MOST_BYTES = 1024 * 1024
@@ -75,24 +75,8 @@ def path_stat(path: str | Path) -> PathStat:
 
 
 def content_of(path: str | Path) -> bytes:
-    """Read a file, or raise `OSError`.
-
-    Those who own the folder may have put a pipe there that nobody writes to, a device, or a file
-    without end; whoever looks may be root.
-    """
-    _be_plain(path, os.stat(path))
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
-        _be_plain(path, os.fstat(handle))  # it may be another one by now
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return data
-
-
-def _be_plain(path: str | Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    """Read a file, or raise `OSError`: those who own the folder may have put anything there."""
+    return read_bytes(Path(path), _MOST_BYTES)
 
 
 def disk_of(path: str | Path) -> Disk | Unknown:

@@ -17,6 +17,7 @@ from typing import Any
 from sidecar.adapters.host.command import Output, Run
 from sidecar.core.diagnosis.finding import Unknown
 from sidecar.core.diagnosis.host_facts import ServiceState
+from sidecar.reading import MAX_TEXT_BYTES, read_bytes
 
 _PROPERTIES = (
     "LoadState",
@@ -178,8 +179,7 @@ def _ended(values: Mapping[str, str], *, loaded: bool) -> str:
 
 def _plist(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            found = plistlib.load(file)
+        found = plistlib.loads(read_bytes(path, MAX_TEXT_BYTES))
     except (OSError, plistlib.InvalidFileException, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -8,9 +8,7 @@ of two generations. Blocks on the disk: call it in a thread.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,13 +18,13 @@ from sidecar.core.errors import IdentityFilesError
 from sidecar.core.files_config import IdentityFilesTable
 from sidecar.core.identity_pem import IdentityPem
 from sidecar.core.spiffe_id import TrustDomain
+from sidecar.reading import read_bytes
 
 # Where a file is, by all links, and what tells that it is another one or has another content.
 Signature = tuple[object, ...]
 
 MAX_BYTES = 16 * 1024 * 1024  # as much as a message of the Workload API
 _TRIES = 20
-_CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +86,7 @@ def _read_all(paths: IdentityPaths) -> IdentityPem:
 def _read(path: Path) -> bytes:
     """Read one file, or raise `OSError` whose text names it."""
     try:
-        # Not blocking: a named pipe in the place of a file would have us wait for ever.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OSError(errno.EINVAL, "it is not a regular file")
-            parts, size = [], 0
-            while part := os.read(handle, _CHUNK_BYTES):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_BYTES:
-                    raise OSError(errno.EFBIG, f"it has more than {MAX_BYTES} bytes")
-            return b"".join(parts)
-        finally:
-            os.close(handle)
+        return read_bytes(path, MAX_BYTES)
     except OSError as exc:
         raise OSError(exc.errno, f"{path}: {exc.strerror or exc}") from exc
 

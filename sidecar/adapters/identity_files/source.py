@@ -9,12 +9,12 @@ the files are looked at every `poll_seconds`, because a network mount tells noth
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 import trio
@@ -30,6 +30,7 @@ from sidecar.core.errors import AgentProtocolError, IdentityFilesError, WatchErr
 from sidecar.core.identity_event import IdentityEvent, Lost, Unreadable, Updated
 from sidecar.core.identity_pem import raw_update
 from sidecar.core.identity_update import identity_update
+from sidecar.disk import entered, on_disk
 
 log = structlog.get_logger()
 
@@ -43,9 +44,6 @@ _UNIT_SECONDS = 2.1
 _WATCH_AGAIN_SECONDS = 60.0
 # What was refused is looked at again: only time may have been what was wrong with it.
 _REFUSED_SECONDS = 30.0
-
-A = TypeVar("A")
-T = TypeVar("T")
 
 
 class Changes(Protocol):
@@ -69,6 +67,7 @@ class IdentityFiles:
 
     def __init__(self, paths: IdentityPaths, poll_seconds: float, watch: Watch) -> None:
         self._paths = paths
+        self._place = str(paths.certificate)
         self._poll_seconds = poll_seconds
         self._watch = watch
         self._open = ExitStack()
@@ -111,22 +110,35 @@ class IdentityFiles:
         while self._told is not None:
             if trio.current_time() >= look_again:
                 return
-            if await _in_thread(signature, self._paths) != self._told.signature:
+            if await self._signature() != self._told.signature:
                 return
             if self._final_at is not None and trio.current_time() >= self._final_at:
                 self._final_at = None
-                if (await _in_thread(_look, self._paths)).event != self._told.event:
+                if (await self._look()).event != self._told.event:
                     return
             await self._change(look_again)
 
     async def _settled(self) -> _Look:
         """Read, and give a writer that is at it the time to finish."""
-        look = await _in_thread(_look, self._paths)
+        look = await self._look()
         with trio.move_on_after(SETTLE_SECONDS):
             while not self._is_whole(look.event):
                 await trio.sleep(_LOOK_SECONDS)
-                look = await _in_thread(_look, self._paths)
+                look = await self._look()
         return look
+
+    async def _look(self) -> _Look:
+        """Read once; a disk that does not answer in time is a finding, too."""
+        try:
+            return await on_disk(partial(_look, self._paths), self._place)
+        except TimeoutError as exc:
+            return _Look(Lost(f"{self._place}: {exc.strerror}"), (), 0.0)
+
+    async def _signature(self) -> Signature:
+        try:
+            return await on_disk(partial(signature, self._paths), self._place)
+        except TimeoutError:
+            return ()
 
     def _is_whole(self, event: IdentityEvent) -> bool:
         """Tell whether nothing is missing, or only what was missing before."""
@@ -153,7 +165,9 @@ class IdentityFiles:
             return
         changes = self._watch(*self._paths.all(), quiet_seconds=_QUIET_SECONDS)
         try:
-            self._changes = await _in_thread(type(changes).__enter__, changes)
+            self._changes = await entered(changes, f"watch of {self._place}")
+        except TimeoutError as exc:
+            self._not_watched(WatchError(str(exc.strerror)))
         except WatchError as exc:
             self._not_watched(exc)
         else:
@@ -203,8 +217,3 @@ def _look(paths: IdentityPaths) -> _Look:
 def look_once(paths: IdentityPaths) -> IdentityEvent:
     """Return what the files say at this moment. Blocks."""
     return _look(paths).event
-
-
-async def _in_thread(read: Callable[[A], T], argument: A) -> T:
-    # Abandoned at shutdown: a mount that hangs must not hold up the exit.
-    return await trio.to_thread.run_sync(read, argument, abandon_on_cancel=True)

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from sidecar.adapters.sandbox.kernel import LinuxKernel, OtherKernel, kernel_of_this_system
 from sidecar.adapters.sandbox.landlock import (
@@ -29,6 +29,7 @@ from sidecar.adapters.sandbox.landlock import (
     ABI_OF_PORTS,
     ABI_OF_TRUNCATE,
     Allowed,
+    Applied,
     restrict,
 )
 from sidecar.adapters.sandbox.runtime import python_needs
@@ -53,22 +54,27 @@ _Finding = tuple[str, str | None]
 class Confinement:
     """What is forbidden from now on; `missing` is what should be and is not, with the reason.
 
-    `absent` are paths that should be allowed and cannot be reached, with the reason.
+    `absent` are paths that should be allowed and are not, with the reason. `read`, `write` and
+    `append` are those for which the kernel has taken a rule.
     """
 
     forbidden: tuple[str, ...]
     missing: tuple[str, ...]
     absent: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    append: tuple[str, ...] = ()
     landlock_abi: int = 0  # the kernel's; 0: there is none, or it was not asked
 
 
 def confine(
     allowed: Allowed | None,
     *,
+    reason: str = "the sandbox is switched off",
     no_new_privileges: bool = True,
     kernel: LinuxKernel | OtherKernel | None = None,
 ) -> Confinement:
-    """Give up all but what is allowed; `allowed` None means that the sandbox is switched off.
+    """Give up all but what is allowed; `allowed` None: the sandbox is off for that `reason`.
 
     Core dumps go in any case, they would hold our keys: on Linux the files of /proc/PID belong to
     root from then on, and no debugger of our own user can attach.
@@ -79,7 +85,6 @@ def confine(
     dumps = _forbid("core dumps", kernel.forbid_core_dumps)
     if allowed is not None and isinstance(kernel, LinuxKernel):
         return _confine(kernel, allowed, no_new_privileges, dumps)
-    reason = "the sandbox is switched off"
     if allowed is not None:
         reason = f"only Linux has the means, this is {sys.platform}"
     return _confinement([dumps, ("files, TCP ports, new privileges", reason)])
@@ -88,23 +93,29 @@ def confine(
 def _confine(
     kernel: LinuxKernel, allowed: Allowed, no_new_privileges: bool, dumps: _Finding
 ) -> Confinement:
-    outside = kernel.threads() - 1
-    findings, absent, abi = [dumps], list[str](), 0
+    outside, known = kernel.threads() - 1, 0
+    findings, applied, abi = [dumps], Applied(), 0
     if no_new_privileges:
         findings.append(_forbid("new privileges", kernel.forbid_new_privileges))
     try:
         abi = kernel.landlock_abi()
-        absent = [f"{path}: {reason}" for path, reason in restrict(kernel, allowed, abi)]
+        applied = restrict(kernel, allowed, abi)
     except OSError as exc:
         findings.append(("other files, TCP ports", _refusal(exc, abi, no_new_privileges)))
-        known = 0
     else:
         findings += [("other files", None), *_by_age(allowed, abi)]
         known = abi
     if outside and any(reason is None for _, reason in findings[1:]):
         what = f"all but core dumps in {outside} threads that ran before"
         findings.append((what, _too_old(ABI_OF_ALL_THREADS, known)))
-    return _confinement(findings, absent, abi)
+    return replace(
+        _confinement(findings),
+        absent=tuple(f"{path}: {reason}" for path, reason in applied.absent),
+        read=tuple(map(str, applied.read)),
+        write=tuple(map(str, applied.write)),
+        append=tuple(map(str, applied.append)),
+        landlock_abi=known,
+    )
 
 
 def _by_age(allowed: Allowed, abi: int) -> Iterator[_Finding]:
@@ -137,7 +148,7 @@ def _forbid(what: str, forbid: Callable[[], None]) -> _Finding:
     return what, None
 
 
-def _confinement(findings: list[_Finding], absent: Sequence[str] = (), abi: int = 0) -> Confinement:
+def _confinement(findings: list[_Finding]) -> Confinement:
     forbidden = tuple(what for what, reason in findings if reason is None)
     missing = tuple(f"{what}: {reason}" for what, reason in findings if reason is not None)
-    return Confinement(forbidden, missing, tuple(absent), abi)
+    return Confinement(forbidden, missing)

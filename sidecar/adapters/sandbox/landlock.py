@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sidecar.adapters.sandbox.kernel import LinuxKernel
@@ -30,6 +30,9 @@ _READ = _READ_FILE | _READ_DIR
 _MAKE = _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_SYM  # no devices, no pipes
 _CHANGE = _WRITE_FILE | _TRUNCATE | _IOCTL_DEV | _MAKE | _REMOVE_DIR | _REMOVE_FILE | _REFER
 
+# Of a log and those that follow it: no reading, no removing, no cutting short.
+_APPEND = _WRITE_FILE | _MAKE_REG
+
 _BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
 _ALL_THREADS = 1 << 3
 
@@ -38,54 +41,70 @@ _ALL_THREADS = 1 << 3
 class Allowed:
     """What stays allowed: files, folders with all that is below them, TCP ports.
 
-    `write` and `execute` let read as well. Ports None means any; port 0 to listen on means one
-    that the system chooses.
+    `write` and `execute` let read as well; `append` lets files be made and written to, and nothing
+    else. Ports None means any; port 0 to listen on means one that the system chooses.
     """
 
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
+    append: tuple[Path, ...] = ()
     execute: tuple[Path, ...] = ()
     listen: tuple[int, ...] | None = None
     connect: tuple[int, ...] | None = None
 
 
-def restrict(kernel: LinuxKernel, allowed: Allowed, abi: int) -> list[tuple[Path, str]]:
-    """Put it in force; give the paths that cannot be allowed, with the reason."""
+@dataclass(slots=True)
+class Applied:
+    """The paths that the kernel has taken, by the names of `Allowed`; `absent`: with the reason."""
+
+    read: list[Path] = field(default_factory=list)
+    write: list[Path] = field(default_factory=list)
+    append: list[Path] = field(default_factory=list)
+    execute: list[Path] = field(default_factory=list)
+    absent: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def restrict(kernel: LinuxKernel, allowed: Allowed, abi: int) -> Applied:
+    """Put it in force; give what that is."""
     files, ports = _file_rights(abi), _port_rights(abi, allowed)
     ruleset = kernel.create_ruleset(files, ports)
     try:
-        absent = _allow_paths(kernel, ruleset, allowed, files)
+        applied = _allow_paths(kernel, ruleset, allowed, files)
         for right, numbers in ((_BIND_TCP, allowed.listen), (_CONNECT_TCP, allowed.connect)):
             for port in (numbers or ()) if ports & right else ():
                 kernel.allow_port(ruleset, port, right)
         kernel.restrict_self(ruleset, _ALL_THREADS if abi >= ABI_OF_ALL_THREADS else 0)
     finally:
         os.close(ruleset)
-    return absent
+    return applied
 
 
-def _allow_paths(
-    kernel: LinuxKernel, ruleset: int, allowed: Allowed, known: int
-) -> list[tuple[Path, str]]:
-    absent = []
-    for path, rights in _paths(allowed):
+def _allow_paths(kernel: LinuxKernel, ruleset: int, allowed: Allowed, known: int) -> Applied:
+    applied, root = Applied(), os.stat("/")
+    for path, rights, taken in _paths(allowed, applied):
         try:
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as exc:
-            absent.append((path, exc.strerror or str(exc)))
+            applied.absent.append((path, exc.strerror or str(exc)))
             continue
         try:
-            is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+            status = os.fstat(handle)
+            if os.path.samestat(status, root):
+                applied.absent.append((path, "the root of the file system is never allowed"))
+                continue
+            is_folder = stat.S_ISDIR(status.st_mode)
             kernel.allow_path(ruleset, handle, rights & known & (-1 if is_folder else _OF_A_FILE))
+            taken.append(path)
         finally:
             os.close(handle)
-    return absent
+    return applied
 
 
-def _paths(allowed: Allowed) -> Iterator[tuple[Path, int]]:
-    yield from ((path, _READ) for path in allowed.read)
-    yield from ((path, _READ | _CHANGE) for path in allowed.write)
-    yield from ((path, _READ | _EXECUTE) for path in allowed.execute)
+def _paths(allowed: Allowed, applied: Applied) -> Iterator[tuple[Path, int, list[Path]]]:
+    yield from ((path, _READ, applied.read) for path in allowed.read)
+    yield from ((path, _READ | _CHANGE, applied.write) for path in allowed.write)
+    yield from ((path, _APPEND, applied.append) for path in allowed.append)
+    yield from ((path, _READ | _EXECUTE, applied.execute) for path in allowed.execute)
 
 
 def _file_rights(abi: int) -> int:

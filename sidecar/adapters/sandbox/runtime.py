@@ -20,9 +20,14 @@ _SYSTEM = (
     "/usr/lib64",
     "/usr/local/lib",
     "/usr/share/zoneinfo",
-    # The whole folder: passwd and group are replaced whenever a user is added, and a rule about
-    # the file of before would not hold for the new one. Secrets in it are root's by their mode.
-    "/etc",
+    # As they are now: when one is replaced (an account is added), the new one is out of reach.
+    # Whoever looks up names later on needs the folder.
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/nsswitch.conf",
+    "/etc/localtime",
+    "/etc/ld.so.cache",
+    "/etc/ssl/openssl.cnf",
     # Of other processes the kernel shows neither memory nor environment to a sandbox (except to
     # root); their names are what a signal by a pid file looks at.
     "/proc",
@@ -43,8 +48,9 @@ def python_needs() -> Allowed:
     read = {Path(one) for one in (*folders, sys.prefix, sys.base_prefix, *_SYSTEM)}
     read |= _loaded_packages()
     # /usr is public, and so is what a distribution's Python has below it.
-    found = sorted(path for path in read if os.path.exists(path) and path != Path("/"))
-    return Allowed(read=tuple(found), write=(Path(_DISCARD),))
+    real = {Path(os.path.realpath(path)) for path in read if os.path.exists(path)} - {Path("/")}
+    outermost = sorted(path for path in real if not real.intersection(path.parents))
+    return Allowed(read=tuple(outermost), write=(Path(_DISCARD),))
 
 
 def _loaded_packages() -> set[Path]:
