@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import trio
 
-from sidecar.reading import PATIENCE_SECONDS, no_answer, read_text
+from sidecar import reading
 
 T = TypeVar("T")
 
@@ -26,14 +26,14 @@ async def on_disk(call: Callable[[], T], what: str) -> T:
     Raises `TimeoutError`, an `OSError`, if it does not return in time. The call then goes on in its
     thread, and the next one about the same file waits for that.
     """
-    with trio.move_on_after(PATIENCE_SECONDS):
+    with trio.move_on_after(reading.PATIENCE_SECONDS):
         return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_turn(what))
-    raise no_answer(what)
+    raise reading.no_answer(what)
 
 
 async def read_text_on_disk(path: Path) -> str:
     """Return what `read_text` does, within the deadline and beside the event loop."""
-    return await on_disk(partial(read_text, path), str(path))
+    return await on_disk(partial(reading.read_text, path), str(path))
 
 
 async def entered(manager: AbstractContextManager[T], what: str) -> T:

@@ -177,7 +177,8 @@ async def _reload(file: Followed, asked_by: str) -> bool:
         except (OSError, UnicodeDecodeError) as exc:
             if file.text is not None or asked_by == "SIGHUP":
                 file.text = None  # said once, and read again when it is back
-                _keep(file, asked_by, [str(exc)])
+                where = "" if isinstance(exc, OSError) else f"{file.path}: "
+                _keep(file, asked_by, [f"{where}{exc}"])
             return isinstance(exc, UnicodeDecodeError)
         if text == file.text and asked_by == "file":
             return True

@@ -55,7 +55,7 @@ def attempt_in_daemon(config: Path, *steps: list[str], uid: int | None = None) -
     done = subprocess.run(
         [sys.executable, "-m", "tests.confined_daemon", *arguments],
         capture_output=True,
-        timeout=60,
+        timeout=110,
         text=True,
         check=False,
     )

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from sidecar import disk
+from sidecar import reading
 from sidecar.adapters.file_changes import FileChanges
 from sidecar.adapters.identity_files import IdentityFiles, IdentityPaths, source
 from tests.adapters.identity_files.sources import (
@@ -30,7 +30,7 @@ from tests.log_lines import Line, captured
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clocks are moved by minutes here while a thread reads; that is no disk that hangs."""
-    monkeypatch.setattr(disk, "PATIENCE_SECONDS", 1e6)
+    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 1e6)
 
 
 @pytest.fixture
