@@ -178,12 +178,11 @@ def _sockets(
     config: Config, handed: Mapping[str, Sequence[socket.socket]], closing: ExitStack
 ) -> list[socket.socket]:
     """Bind what is ours to bind, and take what the service manager or `bind_paths` has bound."""
-    names = {
-        one: one.manager if isinstance(one, Inherited) else str(one)
-        for one in config.listener.address
-    }
-    sockets = bind([one for one, name in names.items() if name not in handed], closing)
-    for name in names.values():
+    addresses = config.listener.address
+    names = [one.manager if isinstance(one, Inherited) else str(one) for one in addresses]
+    ours = [one for one, name in zip(addresses, names, strict=True) if name not in handed]
+    sockets = bind(ours, closing)
+    for name in names:
         sockets += [closing.enter_context(one) for one in handed.get(name, ())]
     return sockets
 

@@ -2,6 +2,7 @@
 
 Gets addresses, gives bound sockets; whoever binds hands over an `ExitStack` that closes them and
 removes their files. Binding comes first and listening later: a port that is in use shows at start.
+The files of Unix sockets stay where the sandbox lets nothing be removed.
 A Unix socket is for our own account. One that no process listens on any more is taken over; what is
 no socket, or is still another process's, is left alone.
 """

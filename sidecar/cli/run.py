@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -31,15 +30,15 @@ def run_command(config_file: Path, log_level: str | None) -> None:
     """Run the daemon."""
     checked = checked_config(config_file)
     with ExitStack() as closing:
-        # Before the sandbox, which needs to allow no folder for it then.
+        # Before the sandbox, which then needs to let nothing be made in their folders.
         try:
-            admin = closing.enter_context(supervisor.admin_sockets(checked))
+            bound = supervisor.bind_paths(checked.config, closing)
         except SidecarError as exc:
             fail(exc, 1)
-        _run(checked, admin, log_level)
+        _run(checked, bound, log_level)
 
 
-def _run(checked: Checked, admin: list[socket.socket], log_level: str | None) -> None:
+def _run(checked: Checked, bound: supervisor.Handed, log_level: str | None) -> None:
     # Before the first thread, which would stay outside.
     confined = confine_daemon(checked)
     table = checked.config.log
@@ -49,7 +48,7 @@ def _run(checked: Checked, admin: list[socket.socket], log_level: str | None) ->
 
     async def begin() -> None:
         started.append(True)
-        await supervisor.run(checked, admin)
+        await supervisor.run(checked, bound)
 
     # The supervisor hears these signals and drains. Before it does there is nothing to drain, and
     # when it has, a signal that comes late must not spoil a good end.
