@@ -202,7 +202,7 @@ format = "json"
         life.agent.start()  # a process that takes its time
         began = time.monotonic()
         life.becomes("files_failed", since=began, event="no directory can be made")
-        # The sandbox allows a directory that is there at the start, and no place where one could be.
+        # The sandbox allows a directory that is there at the start, and no place for a new one.
         certs.unlink()
     with running(config) as daemon:
         life.visitor.until_it_is_there()
