@@ -30,7 +30,7 @@ from tests.http_backend import HttpBackend
 from tests.scenarios.peer import HalfCloser, free_port, own_address, until_it_listens
 
 CUTS = (ssl.SSLError, ConnectionError)
-EVERYTHING = 'endpoints = ["*"]\n'
+EVERYTHING = 'endpoints = ["*"]\ntrusted_proxy = true\n'
 
 
 @dataclass

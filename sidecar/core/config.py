@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 
 from sidecar.core.address import Address, Inherited, ListenAddress, WorkloadEndpoint
-from sidecar.core.cors import HEADER_NAME, Cors, cors_problems
+from sidecar.core.cors import HEADER_NAME, SDK_HEADERS, Cors, cors_problems
 from sidecar.core.files_config import (
     AfterRotationTable,
     CertFilesTable,
@@ -186,7 +186,7 @@ class CorsTable(Table, frozen=True):
 
     allow_origins: tuple[str, ...]
     allow_methods: tuple[str, ...] = ("GET", "POST", "OPTIONS")
-    allow_headers: tuple[str, ...] = ("Authorization", "Content-Type", "Accept")
+    allow_headers: tuple[str, ...] = SDK_HEADERS
     expose_headers: tuple[str, ...] = ()
     allow_credentials: bool = False
     max_age_seconds: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 86400
@@ -397,7 +397,8 @@ def _check_admin(table: object, file: str, problems: list[Problem]) -> None:
 
 def _check_cors(table: CorsTable | None, file: str, problems: list[Problem]) -> None:
     for problem in cors_problems(table.cors()) if table else ():
-        problems.append(Problem(file, f"[cors] {problem.key}", problem.found, problem.expected))
+        key = f"[cors] {problem.key}"
+        problems.append(Problem(file, key, problem.found, problem.expected, problem.hint))
 
 
 def _response_headers(

@@ -2,7 +2,8 @@
 
 Gets a request's head and what is to be said, gives an `Answer` that can be written. Not part of
 `http_headers` because that one rewrites what others said.
-Specification: RFC 9110 (HTTP Semantics) 15 (Status Codes); WHATWG Fetch, CORS protocol.
+Specification: RFC 9110 (HTTP Semantics) 6.6.1 (Date), 9.3.7 (OPTIONS), 15 (Status Codes); WHATWG
+Fetch, CORS protocol.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from http import HTTPStatus
 import msgspec
 
 from sidecar.core.cors import Cors
-from sidecar.core.http_head import RequestHead
+from sidecar.core.http_head import ASTERISK, RequestHead
 from sidecar.core.http_headers import Extras
 from sidecar.core.refusal import Refusal, refusal_body, refusal_headers
 
@@ -27,6 +28,7 @@ _CORS_HEADERS = frozenset(
         b"access-control-allow-headers",
         b"access-control-allow-methods",
         b"access-control-allow-origin",
+        b"access-control-allow-private-network",
         b"access-control-expose-headers",
         b"access-control-max-age",
     }
@@ -40,11 +42,17 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes = b""
+    note: str | None = None  # for the log: why it is not what the peer hoped for
 
-    def encoded(self, request_id: str, *, without_body: bool, closes: bool) -> bytes:
-        """Write it; `without_body` is for HEAD, whose length is told all the same."""
+    def encoded(
+        self, request_id: str, *, without_body: bool, closes: bool, date: str | None = None
+    ) -> bytes:
+        """Write it; `without_body` is for HEAD, whose length is told all the same.
+
+        `date` is the time of now as HTTP writes it.
+        """
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
-        lines += _once(self.headers)
+        lines += _once((*([("date", date)] if date else []), *self.headers))
         lines.append(f"x-request-id: {request_id}")
         if self.status != HTTPStatus.NO_CONTENT:
             lines.append(f"content-length: {len(self.body)}")
@@ -88,10 +96,19 @@ class Answerer:
             return None
         origin = _text(request.get(b"origin"))
         names = _text(request.get(b"access-control-request-headers"))
-        allowed = self._cors.preflight(origin, asked, names)
+        network = request.get(b"access-control-request-private-network") == b"true"
+        allowed = self._cors.preflight(origin, asked, names, private_network=network)
+        if allowed is not None:
+            return Answer(HTTPStatus.NO_CONTENT, (*self._headers, *allowed))
         # A browser takes the absence of the headers for the no that it is.
-        headers = [("Vary", "Origin")] if allowed is None else allowed
-        return Answer(HTTPStatus.NO_CONTENT, (*self._headers, *headers))
+        note = f"preflight not granted by [cors]: {self._cors.missing(origin, asked, names)}"
+        return Answer(HTTPStatus.NO_CONTENT, (*self._headers, ("Vary", "Origin")), note=note)
+
+    def server_options(self, request: RequestHead) -> Answer | None:
+        """Answer OPTIONS that asks for the server as a whole; None for any other request."""
+        if request.path != ASTERISK:
+            return None
+        return Answer(HTTPStatus.OK, self.extras(request).headers)
 
     def health(self, request: RequestHead, reason_against: str | None) -> Answer:
         """Answer a question for our health: our SVID is valid, or nobody could have asked."""
@@ -110,8 +127,25 @@ class Answerer:
         return Answer(refusal.status, (*headers, *self.extras(request).headers), body)
 
 
+def is_preflight(request: RequestHead) -> bool:
+    """Tell whether a browser asks whether a page may send a request."""
+    asked = request.get(b"access-control-request-method")
+    return request.method == "OPTIONS" and asked is not None
+
+
+def is_health_question(request: RequestHead) -> bool:
+    """Tell whether our health is asked for."""
+    return request.path == HEALTH_PATH and request.method in ("GET", "HEAD")
+
+
+def is_balancer_check(request: RequestHead) -> bool:
+    """Tell whether it is HAProxy's check as it is without `http-check send`: OPTIONS / HTTP/1.0."""
+    line = request.method, request.path, request.minor
+    return line == ("OPTIONS", "/", 0) and not is_preflight(request)
+
+
 def usable_request_id(request: RequestHead) -> str | None:
-    """Give the peer's X-Request-Id if a log line and a header can hold it."""
+    """Give the X-Request-Id that a trusted proxy sent if a log line and a header can hold it."""
     value = request.get(b"x-request-id")
     return value.decode() if value and _REQUEST_ID.fullmatch(value) else None
 

@@ -3,8 +3,10 @@
 A reader takes bytes as they come and gives the payload in them, and knows where the body ends; a
 writer frames payload for the other side. So a chunked body is written anew, chunk for chunk, and
 what one side might read differently never reaches it. Nothing is held back: what came is given.
-Extensions of chunks are refused and trailers dropped: nobody on either side uses them.
-Specification: RFC 9112 (HTTP/1.1) 6 (Message Body), 7.1 (Chunked Transfer Coding).
+Extensions of chunks, white space behind their sizes and trailers are read and dropped, up to a
+bound; a line of them that ends in two ways is an error.
+Specification: RFC 9112 (HTTP/1.1) 6 (Message Body), 7.1 (Chunked Transfer Coding); RFC 9110 6.5.1
+(Limitations on Use of Trailers).
 """
 
 from __future__ import annotations
@@ -17,13 +19,21 @@ from sidecar.core.http_head import FIELD_LINE
 Buffer = bytes | memoryview
 
 # Eight digits are 4 GiB less one: no chunk is larger, and no reader's integer overflows.
-_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
-_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
+_SIZE = rb"([0-9a-fA-F]{1,8})[\t ]*"
+# An extension is whatever stands behind a semicolon, but a quote that is opened is closed in the
+# same line: a reader that takes a quoted line end for text would see another body.
+_QUOTED = rb"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"
+_EXTENSION = rb"(?:[\t !#-~\x80-\xff]++|\"%b\")*+" % _QUOTED
+_SIZE_LINE = re.compile(rb"%b(?:;%b)?\r\n" % (_SIZE, _EXTENSION))
+# What can still become such a line.
+_SIZE_BEGIN = re.compile(rb"%b(?:\r|;%b(?:\r|\"%b\\?)?)?" % (_SIZE, _EXTENSION, _QUOTED))
+_MAX_SIZE_LINE_BYTES = 4096
 _MAX_TRAILER_BYTES = 8192
 # Framing that nobody honest needs: a million chunks of a byte cost their reader seconds.
 _MAX_FRAMING_BYTES = 65536
 _MAX_FRAMING_SHARE = 2
 _LAST_CHUNK = b"0\r\n\r\n"
+_NO_SIZE = "a chunk's size is not 1 to 8 hexadecimal digits, with or without an extension"
 
 
 class BodyError(ValueError):
@@ -132,7 +142,7 @@ class ChunkedBody:
                 self._end_of_data(data[at])
                 at += 1
             elif not self._line and not self._in_trailer and (whole := _SIZE_LINE.match(data, at)):
-                self._take_size(whole[1])
+                self._take_size(whole)
                 at = whole.end()
             else:
                 at += self._take_line(data[at:])
@@ -148,27 +158,33 @@ class ChunkedBody:
         self._left -= 1
 
     def _take_line(self, data: memoryview) -> int:
-        """Take one byte after another up to the line's end: lines are a few bytes long."""
-        for count, byte in enumerate(data, start=1):
-            self._line.append(byte)
-            if byte == 0x0A:
-                line, self._line = bytes(self._line), bytearray()
-                self._end_of_line(line)
-                return count
-            self._check_line()
-        return len(data)
+        """Take a line up to its end, or what is there of it."""
+        most = _MAX_TRAILER_BYTES if self._in_trailer else _MAX_SIZE_LINE_BYTES
+        begun = bytes(data[: most + 2])
+        end = begun.find(b"\n") + 1
+        taken = begun[:end] if end else begun
+        self._line += taken
+        self._check_line(self._line[:-1] if end else self._line)
+        if end:
+            line, self._line = bytes(self._line), bytearray()
+            self._end_of_line(line)
+        return len(taken)
 
-    def _check_line(self) -> None:
+    def _check_line(self, begun: bytearray) -> None:
         """Refuse a line that can only become a wrong one, without waiting for its end."""
         if self._in_trailer:
-            if self._trailer_bytes + len(self._line) > _MAX_TRAILER_BYTES:
+            if self._trailer_bytes + len(begun) > _MAX_TRAILER_BYTES:
                 raise BodyError("the trailer is too large")
-        elif not _SIZE.fullmatch(self._line.removesuffix(b"\r")):
-            raise BodyError("a chunk's size is not 1 to 8 hexadecimal digits")
+        elif len(begun) > _MAX_SIZE_LINE_BYTES:
+            raise BodyError("the extension of a chunk is too large")
+        elif begun and not _SIZE_BEGIN.fullmatch(begun):
+            raise BodyError(_NO_SIZE)
 
-    def _take_size(self, text: bytes) -> None:
-        size = int(text, 16)
-        self._framing += len(text) + 4  # its line, and the end of its data
+    def _take_size(self, line: re.Match[bytes]) -> None:
+        size, length = int(line[1], 16), line.end() - line.start()
+        if length - 1 > _MAX_SIZE_LINE_BYTES:
+            raise BodyError("the extension of a chunk is too large")
+        self._framing += length + 2  # its line, and the end of its data
         most = _MAX_FRAMING_BYTES + _MAX_FRAMING_SHARE * self._payload
         if self._framing > most and not self._is_trusted:
             raise BodyError("the chunks are too small for the body's size")
@@ -181,9 +197,10 @@ class ChunkedBody:
             raise BodyError("a line of the chunked body ends without a carriage return")
         text = line[:-2]
         if not self._in_trailer:
-            if not _SIZE.fullmatch(text):
-                raise BodyError("a chunk's size is not 1 to 8 hexadecimal digits")
-            self._take_size(text)
+            whole = _SIZE_LINE.fullmatch(line)
+            if whole is None:
+                raise BodyError(_NO_SIZE)
+            self._take_size(whole)
         elif not text:
             self.complete = True
         elif FIELD_LINE.fullmatch(text):

@@ -14,6 +14,7 @@ Specification: RFC 9112 (HTTP/1.1) 6 (Message Body), 9.3 (Persistence), 9.6 (Tea
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 from sidecar.core.errors import BackendError, HttpError
@@ -36,6 +37,10 @@ from sidecar.core.http_head import (
 )
 from sidecar.core.http_headers import Extras, head_for_peer
 
+# What of empty lines before a request is ignored (RFC 9112 2.2): old clients send one behind a
+# body, some pools send one now and then so that the connection is not idle.
+_MAX_EMPTY_BYTES = 1024
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 # What a peer may send ahead while its request is still being answered.
 _MAX_AHEAD_BYTES = 65536
 _MAX_RESPONSE_HEAD_BYTES = 256 * 1024
@@ -56,6 +61,7 @@ class HttpGate:
         "_body",
         "_body_bytes",
         "_closes",
+        "_empty_bytes",
         "_extras",
         "_interim",
         "_is_kept",
@@ -76,7 +82,7 @@ class HttpGate:
         self.request: RequestHead | None = None
         self.response: ResponseHead | None = None  # the final one, once it was begun
         self._backend_keeps = False
-        self._scanned = 0
+        self._scanned = self._empty_bytes = 0
         self._admitted = False
         self._body: BodyReader | None = None
         self._body_bytes = self._max_body_bytes = 0
@@ -94,8 +100,13 @@ class HttpGate:
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether no byte of a request is there."""
-        return self.request is None and not self._ahead
+        """Tell whether no byte of a request is there; empty lines are none."""
+        return self.request is None and bytes(self._ahead[:2]) in (b"", b"\r")
+
+    @property
+    def sends_nothing_else(self) -> bool:
+        """Tell whether more empty lines came than are ignored, and no request behind them."""
+        return self.is_idle and self._empty_bytes > _MAX_EMPTY_BYTES
 
     @property
     def wants_bytes(self) -> bool:
@@ -129,6 +140,7 @@ class HttpGate:
         return b""
 
     def _look_for_head(self) -> None:
+        self._skip_empty_lines()
         end = head_end(self._ahead, self._scanned, self._max_head_bytes)
         if end is None:
             self._scanned = len(self._ahead)
@@ -138,6 +150,14 @@ class HttpGate:
         self.request = parse_request(head)
         length = self.request.length
         self._body = ChunkedBody() if length is None else FixedBody(length)
+
+    def _skip_empty_lines(self) -> None:
+        if empty := _EMPTY_LINES.match(self._ahead):
+            self._empty_bytes += empty.end()
+            self._scanned = 0
+            del self._ahead[: empty.end()]
+        if self._empty_bytes > _MAX_EMPTY_BYTES and not self.is_idle:
+            raise HttpError(400, "bad_request", "too many empty lines before the request")
 
     def limit_body(self, max_body_bytes: int) -> None:
         """Set how long a body may be; raise `HttpError` if one is announced to be longer."""

@@ -2,9 +2,11 @@
 
 Gets the bytes up to and including the empty line. llhttp parses; around it stand rules of our
 own, because two parsers that read one message differently are how a request is smuggled: one
-spelling of each thing, everything else is refused. Opens, forwards and decides nothing.
+spelling of each thing that says where a message ends or what it is for, everything else is
+refused. What the standard lets a server ignore (an offer to upgrade, a missing Host in HTTP/1.0)
+is ignored. Opens, forwards and decides nothing.
 Specification: RFC 9112 (HTTP/1.1) 2.2 (Message Parsing), 3 (Request Line), 5 (Field Syntax),
-6 (Message Body); RFC 9110 (HTTP Semantics) 7.2 (Host), 10.1.1 (Expect).
+6 (Message Body); RFC 9110 (HTTP Semantics) 7.2 (Host), 7.8 (Upgrade), 10.1.1 (Expect).
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ MAX_FIELDS = 200
 _NO_BODY = {204, 304}
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _NO_OPTIONS: frozenset[bytes] = frozenset()
+# The target of OPTIONS that asks for the server as a whole (RFC 9112 3.2.4).
+ASTERISK = "*"
 # Fields of which a second one would make two readings of one message.
 _ONCE = frozenset({b"content-length", b"transfer-encoding", b"host", b"expect"})
 
@@ -42,10 +46,10 @@ class RequestHead:
     """One request as it was understood; `headers` have names in lower case, in their order."""
 
     method: str
-    path: str  # as received, without the query
+    path: str  # as received, without the query; "*" is for OPTIONS alone
     query: str  # with its "?", or empty
     minor: int  # HTTP/1.minor
-    host: bytes
+    host: bytes  # empty if HTTP/1.0 named none
     headers: Headers
     length: int | None  # of the body in bytes; None means chunked
     wants_continue: bool
@@ -61,9 +65,21 @@ class RequestHead:
         """Tell whether sending it twice does what sending it once does (RFC 9110 9.2.1, Safe)."""
         return self.method in _SAFE and not self.has_body
 
+    @property
+    def wants_websocket(self) -> bool:
+        """Tell whether the peer offers WebSocket; of no other offer is an answer expected."""
+        # RFC 9110 7.8: an Upgrade in HTTP/1.0 must be ignored.
+        return self.minor == 1 and any(
+            name == b"upgrade" and b"websocket" in value.lower() for name, value in self.headers
+        )
+
     def get(self, name: bytes) -> bytes | None:
         """Give the first value of a field."""
         return next((value for field, value in self.headers if field == name), None)
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Return all values of a field, in their order."""
+        return [value for field, value in self.headers if field == name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +134,8 @@ def parse_request(head: bytes) -> RequestHead:
     try:
         llhttp = httptools.HttpRequestParser(parser)
         llhttp.feed_data(head)
-    except httptools.HttpParserUpgrade as exc:
-        raise _bad("CONNECT and upgrades are not served here") from exc
+    except httptools.HttpParserUpgrade:
+        pass  # an offer, which a server may ignore; the head has been read whole
     except httptools.HttpParserError as exc:
         raise _bad(f"not HTTP/1.1: {str(exc)[:100]}") from exc
     if not parser.complete or parser.url != match[2]:
@@ -133,15 +149,13 @@ def _request(method: bytes, target: bytes, minor: int, headers: Headers) -> Requ
     for name in _ONCE:
         if names.count(name) > 1:
             raise _bad(f"two {name.decode()} headers")
-    host = values.get(b"host")
-    if host is None or not _AUTHORITY.fullmatch(host):
-        raise _bad("expected one Host header with a name or address")
-    if method in (b"CONNECT", b"TRACE") or b"upgrade" in values or b"http2-settings" in values:
-        raise _bad("CONNECT, TRACE and upgrades are not served here")
+    if method in (b"CONNECT", b"TRACE"):
+        raise _bad("CONNECT and TRACE are not served here")
+    host, origin_form = _addressed(method, target, values.get(b"host"), minor)
     expect = values.get(b"expect", b"").lower()
     if expect not in (b"", b"100-continue"):
         raise HttpError(417, "expectation", "the only Expect that is known is 100-continue")
-    path, mark, query = _origin_form(target, host).partition(b"?")
+    path, mark, query = origin_form.partition(b"?")
     length = _request_length(values, minor)
     return RequestHead(
         method=method.decode(),
@@ -156,18 +170,28 @@ def _request(method: bytes, target: bytes, minor: int, headers: Headers) -> Requ
     )
 
 
-def _origin_form(target: bytes, host: bytes) -> bytes:
-    """Give path and query; an absolute form must name the host that the Host header names."""
+def _addressed(method: bytes, target: bytes, host: bytes | None, minor: int) -> tuple[bytes, bytes]:
+    """Return host, and path with query; an absolute form must name the host that Host names.
+
+    HTTP/1.0 knows no Host (RFC 9112 3.2: it is required of HTTP/1.1 alone).
+    """
     if b"#" in target:
         raise _bad("a fragment in the request target")
-    if target.startswith(b"/"):
-        return target
-    absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None:
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.fullmatch(target)
+    if host is None and minor == 0:
+        host = absolute[1] if absolute else None
+    elif host is None:
+        raise _bad("expected one Host header with a name or address")
+    if host is not None and not _AUTHORITY.fullmatch(host):
+        raise _bad("expected one Host header with a name or address")
+    if target.startswith(b"/") or (method == b"OPTIONS" and target == ASTERISK.encode()):
+        return host or b"", target
+    if absolute is None or host is None:
         raise _bad("the request target is not a path")
     if absolute[1].lower() != host.lower():
         raise HttpError(421, "misdirected", "the request target names another host than Host")
-    return absolute[2] or b"/"
+    # RFC 9112 3.2.4: an absolute form without a path asks OPTIONS of the server as a whole.
+    return host, absolute[2] or (ASTERISK.encode() if method == b"OPTIONS" else b"/")
 
 
 def _request_length(values: dict[bytes, bytes], minor: int) -> int | None:

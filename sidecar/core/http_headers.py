@@ -2,16 +2,21 @@
 
 Gets a parsed head and what we know ourselves (who the peer is, where it came from), gives the
 bytes of the head for the backend or for the peer. What a client says of identities is removed in
-every spelling before ours is set; what belongs to one connection stays on it.
-Specification: RFC 9110 (HTTP Semantics) 7.6.1 (Connection), 7.2 (Host); RFC 9112 (HTTP/1.1) 6
-(Message Body); X-Forwarded-Client-Cert as Envoy writes it.
+every spelling before ours is set; what belongs to one connection stays on it, and so does what
+steers a model server.
+Specification: RFC 9110 (HTTP Semantics) 7.2 (Host), 7.6.1 (Connection), 7.6.3 (Via); RFC 9112
+(HTTP/1.1) 6 (Message Body); RFC 6454 4 (Origin of a URI); X-Forwarded-Client-Cert as Envoy writes
+it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+from sidecar.core.cors import is_same_origin
 from sidecar.core.http_head import Headers, RequestHead, ResponseHead, connection_options
+from sidecar.core.presets import steers
 
 # What one connection's ends say to each other (RFC 9110 7.6.1), and what frames a message: the
 # framing is ours on each side.
@@ -50,6 +55,9 @@ class Forwarding:
     request_id: str
     trusted_proxy: bool
     drop_origin: bool = False  # when CORS is ours, the backend need not judge it, too
+    pass_headers: frozenset[str] = (
+        frozenset()
+    )  # of those that steer a model server, as `plain_name`
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,8 @@ def client_certificate(by: str, certificate_hash: str, uri: str) -> str:
 def head_for_backend(head: RequestHead, forwarding: Forwarding) -> bytes:
     """Write the request's head for the backend."""
     dropped = connection_options(head.headers)
+    if not passes_origin(head, forwarding):
+        dropped |= {b"origin"}
     lines = [
         f"{head.method} {head.path}{head.query} HTTP/1.1".encode(),
         b"host: " + forwarding.host.encode(),
@@ -76,6 +86,7 @@ def head_for_backend(head: RequestHead, forwarding: Forwarding) -> bytes:
         if name not in dropped and _goes_to_backend(name, forwarding):
             lines.append(name + b": " + value)
     lines += [
+        b"via: 1.%d spiffe-sidecar" % head.minor,
         b"x-spiffe-id: " + forwarding.peer.encode(),
         b"x-forwarded-client-cert: " + forwarding.client_certificate.encode(),
         b"x-request-id: " + forwarding.request_id.encode(),
@@ -88,13 +99,43 @@ def head_for_backend(head: RequestHead, forwarding: Forwarding) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+def plain_name(name: str) -> str:
+    """Return a header's name as servers read it that take any sign for `-`, in lower case."""
+    return name.lower().encode().translate(_PLAIN).decode()
+
+
+def passes_origin(head: RequestHead, forwarding: Forwarding) -> bool:
+    """Tell whether an Origin goes to the backend, which then judges it.
+
+    That of a page on the host that the peer asked for does not: the backend would hold it against
+    the Host that we write, and find another origin.
+    """
+    origins = head.values(b"origin")
+    if not origins or forwarding.drop_origin:
+        return False
+    hosts = [head.host]
+    if forwarding.trusted_proxy and b"x-forwarded-host" not in connection_options(head.headers):
+        told = b",".join(head.values(b"x-forwarded-host"))
+        hosts += [host.strip(b" \t") for host in told.split(b",")]
+    return not all(
+        any(is_same_origin(origin.decode("latin-1"), host.decode("latin-1")) for host in hosts)
+        for origin in origins
+    )
+
+
 def _goes_to_backend(name: bytes, forwarding: Forwarding) -> bool:
     plain = name.translate(_PLAIN)
     if plain in _OF_ONE_CONNECTION or plain in _OURS or plain in _FROM_PROXY:
         return False
     if plain in _FORWARDED or plain.startswith(b"x-forwarded-"):
         return forwarding.trusted_proxy and plain == name
-    return not (forwarding.drop_origin and plain == b"origin")
+    return not _steers(plain) or plain.decode() in forwarding.pass_headers
+
+
+# The bound is for names that a peer makes up.
+@lru_cache(maxsize=1024)
+def _steers(plain: bytes) -> bool:
+    return steers(plain.decode())
 
 
 def _forwarded(head: RequestHead, forwarding: Forwarding, dropped: frozenset[bytes]) -> list[bytes]:
@@ -104,12 +145,12 @@ def _forwarded(head: RequestHead, forwarding: Forwarding, dropped: frozenset[byt
         for name in _FROM_PROXY
         if forwarding.trusted_proxy and name not in dropped
     }
-    before = told.get(b"x-forwarded-for")
+    before, host = told.get(b"x-forwarded-for"), told.get(b"x-forwarded-host") or head.host
     ip = forwarding.remote_ip.encode()
     return [
         b"x-forwarded-for: " + (before + b", " + ip if before else ip),
         b"x-forwarded-proto: " + (told.get(b"x-forwarded-proto") or b"https"),
-        b"x-forwarded-host: " + (told.get(b"x-forwarded-host") or head.host),
+        *([b"x-forwarded-host: " + host] if host else []),
     ]
 
 

@@ -42,6 +42,7 @@ DENIALS = frozenset(
         "misdirected",
         "request_timeout",
         "transfer_coding",
+        "websocket_not_served",
     }
 )
 OTHER_DENIALS = "other"

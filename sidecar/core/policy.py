@@ -97,6 +97,7 @@ class Rule:
     limits: RuleLimits = RuleLimits()
     trusted_proxy: bool = False
     presets: tuple[str, ...] = ()  # the names of those whose endpoints are among `endpoints`
+    pass_headers: frozenset[str] = frozenset()  # that steer a model server, in lower case
 
     def matches(self, peer: SpiffeId) -> bool:
         """Tell whether any pattern of the rule names `peer`."""
@@ -134,6 +135,7 @@ class _PeerAnswers:
     admission: Decision
     refusal: RequestDecision
     by_method: dict[str, tuple[tuple[Endpoint, RequestDecision], ...]]
+    is_trusted_proxy: bool
 
 
 class Policy:
@@ -165,6 +167,14 @@ class Policy:
                 return decision
         return answers.refusal
 
+    def is_trusted_proxy(self, peer: SpiffeId, method: str, raw_path: str) -> bool:
+        """Tell whether the rule that allows a request trusts its peer to speak for others.
+
+        Where none does, as of a request that is refused: whether any rule for the peer does.
+        """
+        rule = self.decide_request(peer, method, raw_path).rule
+        return self._answers(peer).is_trusted_proxy if rule is None else rule.trusted_proxy
+
 
 def _answers_for(allow: tuple[Rule, ...], deny: tuple[Rule, ...], peer: SpiffeId) -> _PeerAnswers:
     admission = _first_match(allow, deny, peer)
@@ -176,7 +186,9 @@ def _answers_for(allow: tuple[Rule, ...], deny: tuple[Rule, ...], peer: SpiffeId
                 by_method.setdefault(method, []).append((endpoint, decision))
     reason = "no rule for this peer names this endpoint"
     refusal = RequestDecision(False, None, None, reason if admission.allowed else admission.reason)
-    return _PeerAnswers(admission, refusal, {key: tuple(by_method[key]) for key in by_method})
+    trusted = admission.allowed and any(rule.trusted_proxy for rule in allow if rule.matches(peer))
+    decisions = {method: tuple(of_one) for method, of_one in by_method.items()}
+    return _PeerAnswers(admission, refusal, decisions, trusted)
 
 
 def _first_match(allow: tuple[Rule, ...], deny: tuple[Rule, ...], peer: SpiffeId) -> Decision:

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from sidecar.core.endpoint import Endpoint
+from sidecar.core.http_headers import plain_name
 from sidecar.core.policy import PeerPattern, Policy, Rule, RuleLimits
-from sidecar.core.presets import PREFIX, PRESETS
+from sidecar.core.presets import PREFIX, PRESETS, STEERING_HEADERS, steers
 from sidecar.core.toml_tables import (
     Name,
     Problem,
@@ -55,13 +56,14 @@ class AllowTable(DenyTable, frozen=True):
     max_body_bytes: Bytes | None = None
     connections: Count | None = None
     trusted_proxy: bool = False
+    pass_headers: tuple[str, ...] = ()
 
 
 KINDS: dict[Kind, type[DenyTable]] = {"allow": AllowTable, "deny": DenyTable}
 REQUEST_LIMITS = ("requests_per_second", "burst", "concurrent_requests", "max_body_bytes")
 LIMITS = (*REQUEST_LIMITS, "connections")
 # What is about requests, and what a denied peer has no use for.
-REQUEST_KEYS = ("endpoints", *REQUEST_LIMITS, "trusted_proxy")
+REQUEST_KEYS = ("endpoints", *REQUEST_LIMITS, "trusted_proxy", "pass_headers")
 ALLOW_KEYS = (*REQUEST_KEYS, "connections")
 
 
@@ -138,6 +140,13 @@ def _unusable(table: object, file: str, where: str) -> Iterator[Problem]:
     if "burst" in table and "requests_per_second" not in table:
         hint = "it is how far requests_per_second may be exceeded, and limits nothing alone"
         yield Problem(file, f"{where} burst", "no rate", "requests_per_second beside it", hint)
+    names = table.get("pass_headers", [])
+    for name in names if isinstance(names, list) else [names]:
+        if isinstance(name, str) and not steers(plain_name(name)):
+            held = sorted({name for of_one in STEERING_HEADERS.values() for name in of_one})
+            hint = "identities are never passed on, and all other headers always are"
+            expected = f"one that is held back: {', '.join(held)}"
+            yield Problem(file, f"{where} pass_headers", shown(name), expected, hint)
     texts = table.get("endpoints", [])
     for text in texts if isinstance(texts, list) else [texts]:
         if isinstance(text, str):
@@ -190,7 +199,13 @@ def _rule(table: DenyTable) -> Rule:
         table.connections,
     )
     return Rule(
-        table.name, table.peers, tuple(endpoints), limits, table.trusted_proxy, tuple(presets)
+        table.name,
+        table.peers,
+        tuple(endpoints),
+        limits,
+        table.trusted_proxy,
+        tuple(presets),
+        frozenset(map(plain_name, table.pass_headers)),
     )
 
 

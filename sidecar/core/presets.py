@@ -16,6 +16,43 @@ from sidecar.core.endpoint import Endpoint
 
 PREFIX = "preset:"
 
+# Headers by which a request steers its server, or the requests of others there. None is passed on
+# unless `pass_headers` in the rule says so. Names are in lower case; a star at the end stands for
+# all that begin so. TGI 3.3 and Ollama 0.31 read none of the kind. X-Request-Id is not here: it
+# comes from us or from a trusted proxy. (vLLM's P2pNccl connector takes addresses from it.)
+STEERING_HEADERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        # tools/server/server-stream.cpp of llama-cpp-python 0.3.36, README-dev.md
+        "llama-server": {
+            "x-conversation-id": "the answer outlives its client and ends another's of that ID",
+        },
+        # vllm/entrypoints/generate/base/serving.py and .../chat_completion/api_router.py of 0.32.0;
+        # model-hosting-container-standards, which it takes SageMaker's sessions and adapters from
+        "vllm": {
+            "x-data-parallel-rank": "picks the engine, whatever its load",
+            "x-session-id": "joins the session of whoever else sends it",
+            "x-vllm-priority": "goes before the requests of others",
+            "endpoint-load-metrics-format": "tells the load that all peers make",
+            "x-amzn-sagemaker-*": "joins sessions and picks adapters",
+        },
+        # sglang/srt/entrypoints/request_headers.py and openai/serving_base.py of 0.5.23
+        "sglang": {
+            "x-data-parallel-rank": "picks the engine, whatever its load",
+            "x-smg-routing-key": "is routed and counted with whoever else sends it",
+            "x-override-*": "sets request ID, priority, engine, and a host to connect to",
+        },
+    }
+)
+_STEERING = {name for names in STEERING_HEADERS.values() for name in names}
+_STEERING_NAMES = frozenset(name for name in _STEERING if not name.endswith("*"))
+_STEERING_BEGINNINGS = tuple(name[:-1] for name in _STEERING if name.endswith("*"))
+
+
+def steers(name: str) -> bool:
+    """Tell whether a header steers a model server; `name` in lower case, with `-` alone."""
+    return name in _STEERING_NAMES or name.startswith(_STEERING_BEGINNINGS)
+
+
 # Left out: answers that were stored (GET /v1/responses/ID, and its cancelling), because whoever
 # knows the ID would get the answer of another peer; files, batches and fine-tuning, which are
 # state of the server; images, which no server below has.

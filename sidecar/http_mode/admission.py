@@ -82,6 +82,16 @@ class Admission:
             raise RefusedError(Refusal(403, "endpoint_not_allowed", text), decision.reason)
         return decision
 
+    def allows(self, peer: TlsStream, request: RequestHead) -> bool:
+        """Tell whether some rule allows the request."""
+        policy = self._policy.policy
+        return policy.decide_request(peer.peer, request.method, request.path).allowed
+
+    def is_trusted_proxy(self, peer: TlsStream, request: RequestHead) -> bool:
+        """Tell whether what the peer says of the request's way so far is believed."""
+        policy = self._policy.policy
+        return policy.is_trusted_proxy(peer.peer, request.method, request.path)
+
     def limit_body(self, rule: Rule, gate: HttpGate) -> None:
         """Hold the body to the smaller limit of rule and configuration; raises `HttpError`."""
         most, of_rule = self.limits.max_body_bytes, rule.limits.max_body_bytes

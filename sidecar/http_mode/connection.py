@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from email.utils import format_datetime
+from http import HTTPStatus
 from typing import Protocol
 
 import structlog
@@ -20,10 +22,22 @@ from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.config import Config
 from sidecar.core.errors import BackendError, HttpError
-from sidecar.core.http_answers import HEALTH_PATH, Answer, Answerer, usable_request_id
+from sidecar.core.http_answers import (
+    Answer,
+    Answerer,
+    is_balancer_check,
+    is_health_question,
+    is_preflight,
+    usable_request_id,
+)
 from sidecar.core.http_gate import CONTINUE, HttpGate
 from sidecar.core.http_head import RequestHead
-from sidecar.core.http_headers import Forwarding, client_certificate, head_for_backend
+from sidecar.core.http_headers import (
+    Forwarding,
+    client_certificate,
+    head_for_backend,
+    passes_origin,
+)
 from sidecar.core.ledger import BACKEND_FAILURES, Ledger
 from sidecar.core.limits import Ticket
 from sidecar.core.peer_counts import PeerCounts
@@ -37,6 +51,12 @@ from sidecar.http_mode.peer_end import PeerEnd
 from sidecar.http_mode.request_line import RequestLine, shown_path
 
 log = structlog.get_logger()
+
+_NO_WEBSOCKET = "WebSocket is not served here; ask over HTTP, with a stream of events if need be"
+_FOREIGN_ORIGIN = (
+    "the model server answered 403 to a page of another origin; [cors] is for such pages"
+)
+_NO_CORS = "a browser's preflight, which [cors] would answer"
 
 
 class Slots(Protocol):
@@ -64,7 +84,8 @@ class Shared:
     slots: Slots
     drain: Drain
     ledger: Ledger
-    host: str | None  # what requests are addressed by; None: as the peer does
+    host: str  # what requests are addressed by
+    keeps_host: bool  # if the peer names a host, they are addressed by that
     is_old: bool = False
 
 
@@ -165,7 +186,9 @@ class HttpConnection:
         """Answer one request and log it; False when the connection ends with it."""
         request = self._gate.request
         assert request is not None
-        request_id = usable_request_id(request) or secrets.token_hex(16)
+        # Two peers must not bear one ID, here and in the model server's log.
+        is_trusted = self._shared.admission.is_trusted_proxy(self._peer, request)
+        request_id = (is_trusted and usable_request_id(request)) or secrets.token_hex(16)
         line = RequestLine(trio.current_time(), request_id, request.method, shown_path(request))
         self._shared.ledger.request_began(self._counts)
         try:
@@ -200,7 +223,7 @@ class HttpConnection:
         identity = self._check_identity()
         own = await self._own_answer(request, line)
         if own is not None:
-            line.decision, line.is_own = "allowed", True
+            line.decision, line.is_own, line.note = "allowed", True, own.note
             keeps = await self._give(request, own, line, closes=False)
             line.outcome = "answered"
             return keeps
@@ -266,13 +289,16 @@ class HttpConnection:
             raise
 
     async def _own_answer(self, request: RequestHead, line: RequestLine) -> Answer | None:
-        """Answer what is not for the backend: a browser's preflight, and our health."""
-        answerer = self._shared.answerer
-        if request.path == HEALTH_PATH and request.method in ("GET", "HEAD"):
+        """Answer what is not for the backend: a browser's preflight, our health, OPTIONS *."""
+        answerer, admission = self._shared.answerer, self._shared.admission
+        if request.wants_websocket:
+            raise RefusedError(Refusal(501, "websocket_not_served", _NO_WEBSOCKET))
+        is_check = is_balancer_check(request) and not admission.allows(self._peer, request)
+        if is_check or is_health_question(request):
             health = self._shared.health
             line.reason = await self._end.unless_gone(health.reason_against)
             return answerer.health(request, line.reason)
-        return answerer.preflight(request)
+        return answerer.preflight(request) or answerer.server_options(request)
 
     async def _move(self, request: RequestHead, forwarding: Forwarding, line: RequestLine) -> None:
         """Exchange it; again on a new connection if the kept one ended instead of an answer."""
@@ -307,6 +333,8 @@ class HttpConnection:
             if self._gate.response is not None:
                 line.status = self._gate.response.status
                 self._shared.health.used(well=True)
+                if line.status == HTTPStatus.FORBIDDEN and passes_origin(request, forwarding):
+                    line.note = _FOREIGN_ORIGIN
             if self._gate.backend_is_reusable and not line.traffic.undelivered:
                 self._link.keep()
             else:
@@ -317,13 +345,14 @@ class HttpConnection:
     ) -> Forwarding:
         me, them = str(identity.svid.spiffe_id), str(self._peer.peer)
         return Forwarding(
-            host=self._shared.host or request.host.decode(),
+            host=(self._shared.keeps_host and request.host.decode()) or self._shared.host,
             peer=them,
             client_certificate=client_certificate(me, self._peer.fingerprint, them),
             remote_ip=self._address.rpartition(":")[0].strip("[]"),
             request_id=line.request_id,
             trusted_proxy=rule.trusted_proxy,
             drop_origin=self._shared.config.cors is not None,
+            pass_headers=rule.pass_headers,
         )
 
     # Answers of our own.
@@ -331,6 +360,8 @@ class HttpConnection:
     async def _refuse(self, request: RequestHead, refused: RefusedError, line: RequestLine) -> bool:
         """Say why, if nothing of an answer is on its way; False when the connection ends."""
         line.reason = line.reason or refused.reason
+        if is_preflight(request) and self._shared.config.cors is None:
+            line.note = _NO_CORS
         self._count_refusal(refused.refusal, line.reason)
         if self._gate.response is not None:
             # Its head is out: the peer must see an answer that was cut, and no second one.
@@ -371,6 +402,7 @@ class HttpConnection:
         self, answer: Answer, line: RequestLine, *, without_body: bool, closes: bool
     ) -> None:
         line.status = answer.status
-        data = answer.encoded(line.request_id, without_body=without_body, closes=closes)
+        date = format_datetime(read_clocks().wall, usegmt=True)
+        data = answer.encoded(line.request_id, without_body=without_body, closes=closes, date=date)
         await self._end.send(data)
         line.traffic.sent += len(data)

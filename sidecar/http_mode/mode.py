@@ -62,7 +62,8 @@ class HttpMode:
             slots=self._slots,
             drain=self._drain,
             ledger=self._ledger,
-            host=None if table.host == "keep" else table.authority,
+            host=table.authority,
+            keeps_host=table.host == "keep",
         )
 
     @property

@@ -58,7 +58,8 @@ class PeerEnd:
             await trio.lowlevel.checkpoint()
         deadline = trio.current_time() + idle_seconds
         while self._gate.is_idle:
-            if not await self._first_byte(deadline, link):
+            # An answer to nothing but empty lines would be taken for the next request's.
+            if self._gate.sends_nothing_else or not await self._first_byte(deadline, link):
                 return False
             await self._read_by(deadline)
         seconds = self._timeouts.request_head

@@ -37,6 +37,7 @@ class RequestLine:
     served: bool = False  # it went to the backend
     status: int = 0
     reason: str | None = None
+    note: str | None = None  # what a person might look for, of a request that was allowed
     traffic: Traffic = field(default_factory=Traffic)
 
     def write(self, who: dict[str, str]) -> None:
@@ -62,6 +63,7 @@ class RequestLine:
             seconds=round(now - self.started, 4),
             request_id=self.request_id,
             **({"reason": self.reason} if self.reason else {}),
+            **({"note": self.note} if self.note else {}),
         )
 
     def finished(self) -> Finished:

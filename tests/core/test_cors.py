@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.cors import Cors, cors_problems
+from sidecar.core.cors import Cors, cors_problems, is_same_origin
 
 CHAT, OTHER = "https://chat.example.org", "http://localhost:3000"
 LISTED = Cors(allow_origins=(CHAT, OTHER))
@@ -88,7 +88,10 @@ def test_preflight_tells_what_is_allowed_and_for_how_long() -> None:
         ("Vary", "Origin"),
         (ALLOW_ORIGIN, CHAT),
         ("Access-Control-Allow-Methods", "GET, POST, OPTIONS"),
-        ("Access-Control-Allow-Headers", "Authorization, Content-Type, Accept"),
+        (
+            "Access-Control-Allow-Headers",
+            "Authorization, Content-Type, Accept, User-Agent, X-Api-Key",
+        ),
         ("Access-Control-Max-Age", "86400"),
     ]
 
@@ -142,8 +145,12 @@ def test_preflight_is_allowed(cors: Cors, method: str, headers: str | None) -> N
         pytest.param(LISTED, "post", None, id="methods keep case"),
         pytest.param(LISTED, "*", None, id="star as a method"),
         pytest.param(LISTED, "GET, POST", None, id="two methods"),
-        pytest.param(LISTED, "POST", "x-api-key", id="header not listed"),
-        pytest.param(LISTED, "POST", "content-type,x-api-key", id="one of two not listed"),
+        pytest.param(LISTED, "POST", "x-other", id="header not listed"),
+        pytest.param(LISTED, "POST", "content-type,x-other", id="one of two not listed"),
+        pytest.param(LISTED, "POST", "x-stainless", id="less than a pattern"),
+        pytest.param(LISTED, "POST", "my-x-stainless-os", id="more in front of a pattern"),
+        pytest.param(LISTED, "POST", "x-stainless-o s", id="no name, by a pattern"),
+        pytest.param(LISTED, "POST", "x-stainless-\xe4", id="no ASCII, by a pattern"),
         pytest.param(LISTED, "POST", "*", id="star as a header"),
         pytest.param(LISTED, "POST", "content-type accept", id="no comma"),
         pytest.param(replace(LISTED, allow_methods=()), "GET", None, id="no methods"),
@@ -157,7 +164,125 @@ def test_preflight_is_not_allowed(cors: Cors, method: str | None, headers: str |
     assert cors.preflight(CHAT, method, headers) is None
 
 
+STAINLESS = [
+    "arch",
+    "lang",
+    "os",
+    "package-version",
+    "retry-count",
+    "runtime",
+    "runtime-version",
+    "timeout",
+]
+OF_SDKS = ",".join(f"x-stainless-{name}" for name in STAINLESS)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(f"authorization,content-type,{OF_SDKS}", id="openai, JavaScript"),
+        pytest.param(
+            "anthropic-beta,anthropic-dangerous-direct-browser-access,anthropic-version,content-type,"
+            f"user-agent,x-api-key,{OF_SDKS},x-stainless-helper,x-stainless-helper-method",
+            id="anthropic, JavaScript",
+        ),
+        pytest.param(
+            "authorization,openai-beta,openai-organization,openai-project,x-stainless-async,"
+            "x-stainless-raw-response,x-stainless-read-timeout",
+            id="openai, Python in a browser",
+        ),
+        pytest.param("x-stainless-poll-helper,x-stainless-custom-poll-interval", id="polling"),
+    ],
+)
+def test_preflights_of_the_sdks_are_granted_by_default(headers: str) -> None:
+    found = dict(LISTED.preflight(CHAT, "POST", headers) or [])
+    allowed = {name.lower() for name in found["Access-Control-Allow-Headers"].split(", ")}
+    assert set(headers.split(",")) <= allowed
+    assert "*" not in "".join(allowed), "browsers know no patterns"
+
+
+def test_private_network_is_granted_to_whoever_is_granted_the_rest_and_asks() -> None:
+    name = "Access-Control-Allow-Private-Network"
+    assert (name, "true") in (LISTED.preflight(CHAT, "POST", None, private_network=True) or [])
+    assert name not in dict(LISTED.preflight(CHAT, "POST", None) or [])
+    assert LISTED.preflight("https://evil.example", "POST", None, private_network=True) is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "method", "headers", "missing"),
+    [
+        pytest.param(CHAT, "POST", "accept", None, id="nothing"),
+        pytest.param("https://evil.example", "POST", None, "allow_origins", id="origin"),
+        pytest.param(None, "POST", None, "allow_origins", id="no origin"),
+        pytest.param(CHAT, "DELETE", None, "DELETE is not one of allow_methods", id="method"),
+        pytest.param(CHAT, "POST", "x-a,accept,x-b", "x-a, x-b is not in allow_headers", id="two"),
+        pytest.param(CHAT, "POST", "x-\x1b[2J", r"x-\x1b[2j is not in allow_headers", id="escape"),
+        pytest.param(CHAT, "POST", ",".join(f"x-{n}" for n in range(99)), "and 94 more", id="many"),
+        pytest.param(CHAT, "POST", "x" * 9000, "x" * 64 + " is not in allow_headers", id="long"),
+    ],
+)
+def test_what_is_missing_is_told_in_words(
+    origin: str | None, method: str, headers: str | None, missing: str | None
+) -> None:
+    found = LISTED.missing(origin, method, headers)
+    assert found is None if missing is None else found is not None and missing in found
+    assert (LISTED.preflight(origin, method, headers) is None) is (missing is not None)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        pytest.param("https://a.example", "a.example", True, id="name"),
+        pytest.param("https://A.example", "a.EXAMPLE", True, id="case"),
+        pytest.param("http://a.example", "a.example", True, id="TLS ends before us"),
+        pytest.param("https://a.example", "a.example:443", True, id="default port in Host"),
+        pytest.param("https://a.example:8443", "a.example:8443", True, id="port"),
+        pytest.param("http://[::1]:3000", "[::1]:3000", True, id="IPv6"),
+        pytest.param("https://a.example:8443", "a.example", False, id="another port"),
+        pytest.param("https://a.example", "a.example:8443", False, id="another port in Host"),
+        pytest.param(
+            "https://a.example", "a.example:80", False, id="default port of another scheme"
+        ),
+        pytest.param("https://b.example", "a.example", False, id="another name"),
+        pytest.param("https://a.example.evil.example", "a.example", False, id="longer name"),
+        pytest.param("https://evil-a.example", "a.example", False, id="name in front"),
+        pytest.param("https://a.example/", "a.example", False, id="path"),
+        pytest.param("https://x@a.example", "a.example", False, id="user"),
+        pytest.param("ftp://a.example", "a.example", False, id="another scheme"),
+        pytest.param("null", "null", False, id="null"),
+        pytest.param("null", "a.example", False, id="null, a host"),
+        pytest.param("", "", False, id="nothing"),
+        pytest.param("https://a.example", "", False, id="no host"),
+        pytest.param("https://a.example https://a.example", "a.example", False, id="two"),
+    ],
+)
+def test_origin_is_the_hosts_own(origin: str, host: str, same: bool) -> None:
+    assert is_same_origin(origin, host) is same
+
+
 # What is wrong with a configuration.
+
+
+@pytest.mark.parametrize(
+    ("origin", "hint"),
+    [
+        pytest.param("https://ui.example/", 'did you mean "https://ui.example"?', id="slash"),
+        pytest.param("https://ui.example/app?x", 'did you mean "https://ui.example"?', id="path"),
+        pytest.param(
+            "HTTPS://UI.example:443", 'did you mean "https://ui.example"?', id="all of it"
+        ),
+        pytest.param("https://me@ui.example", 'did you mean "https://ui.example"?', id="user"),
+        pytest.param("ui.example:3000", 'did you mean "https://ui.example:3000"?', id="no scheme"),
+        pytest.param("http://localhost:80", 'did you mean "http://localhost"?', id="default port"),
+        pytest.param("null", "pages in a sandbox and files are null", id="null"),
+        pytest.param("https://*.example", "there are no patterns", id="star"),
+        pytest.param("https://ch\xe4t.example", "xn--", id="not in ASCII"),
+        pytest.param("https://a b", None, id="nothing that can be guessed"),
+    ],
+)
+def test_odd_origin_is_explained(origin: str, hint: str | None) -> None:
+    (problem,) = cors_problems(Cors(allow_origins=(CHAT, origin)))
+    assert problem.hint is None if hint is None else hint in (problem.hint or "")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ PARTS = [
     *(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 404 X\r\n"),
     *(b"HTTP/1.1 103 \r\n\r\n", b"HTTP/1.1 204 \r\n", b"HTTP/1.1 304 \r\n", b"HTTP/1.1 101 \r\n"),
     *(b"Host: x\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n"),
+    *(b"\r\n\r\n", b"OPTIONS * HTTP/1.1\r\n", b"Upgrade: h2c\r\n", b"Connection: upgrade\r\n"),
+    *(b"Origin: https://x\r\n", b"X_Session-Id: y\r\n", b"X-Request-Id: z\r\n", b'3 ;a="b"\r\n'),
     *(b"Connection: close\r\n", b"Connection: x-a\r\n", b"Expect: 100-continue\r\n", b"X_A: b\r\n"),
     *(b"X-Spiffe-Id: evil\r\n", b"x_forwarded_for: evil\r\n", b"Origin: null\r\n", b": ", b"\n"),
     *(b"abc", b"3\r\nabc\r\n", b"0\r\n\r\n", b"0\r\nX-A: b\r\n\r\n", b";a\r\n", b"x7Refused"),

@@ -89,6 +89,12 @@ def test_body_until_the_end_takes_everything_until_the_end() -> None:
         pytest.param(b"1\r\na\r\n00000000\r\n\r\n", b"a", b"", id="eight zeros"),
         pytest.param(b"1\r\na\r\n0\r\nX: y\r\n\r\n", b"a", b"", id="trailer"),
         pytest.param(b"0\r\nX:\r\ny:  z\t\xe4\r\n\r\nG", b"", b"G", id="two trailers"),
+        pytest.param(b"2 \r\nab\r\n0\r\n\r\n", b"ab", b"", id="space behind the size"),
+        pytest.param(b"2\t \r\nab\r\n0 \r\n\r\nG", b"ab", b"G", id="white space behind both"),
+        pytest.param(b"2;a=b\r\nab\r\n0\r\n\r\n", b"ab", b"", id="extension"),
+        pytest.param(b"2 ; a = b\r\nab\r\n0\r\n\r\n", b"ab", b"", id="spaced extension"),
+        pytest.param(b"2;\r\nab\r\n0;a;b=c\r\n\r\nG", b"ab", b"G", id="extension of the last"),
+        pytest.param(b'2;a="x;\\"0";b=\xe4\r\nab\r\n0\r\n\r\n', b"ab", b"", id="quoted extension"),
     ],
 )
 @pytest.mark.parametrize("piece", [1, 2, 3, 5, 1000])
@@ -105,8 +111,6 @@ BROKEN = [
     pytest.param(b"\r\n", id="empty line for a size"),
     pytest.param(b"\n", id="line feed for a size"),
     pytest.param(b" 5\r\nhello\r\n", id="space before the size"),
-    pytest.param(b"5 \r\nhello\r\n", id="space behind the size"),
-    pytest.param(b"5\t\r\nhello\r\n", id="tab behind the size"),
     pytest.param(b"+5\r\nhello\r\n", id="plus"),
     pytest.param(b"-5\r\nhello\r\n", id="minus"),
     pytest.param(b"0x5\r\nhello\r\n", id="0x"),
@@ -116,9 +120,16 @@ BROKEN = [
     pytest.param(b"000000005\r\nhello\r\n", id="nine digits"),
     pytest.param(b"100000000\r\n", id="4 GiB"),
     pytest.param(b"FFFFFFFFFFFFFFFF1\r\n", id="over 64 bits"),
-    pytest.param(b"5;a=b\r\nhello\r\n", id="extension"),
-    pytest.param(b"5;\r\nhello\r\n", id="empty extension"),
-    pytest.param(b"0;a\r\n\r\n", id="extension of the last chunk"),
+    pytest.param(b"5 5\r\nhello\r\n", id="space inside of the size"),
+    pytest.param(b"5 a=b\r\nhello\r\n", id="extension without a semicolon"),
+    pytest.param(b"; a=b\r\nhello\r\n", id="extension without a size"),
+    pytest.param(b"5;a\nhello\r\n", id="extension ends with a line feed"),
+    pytest.param(b"5;a\rb\r\nhello\r\n", id="carriage return in an extension"),
+    pytest.param(b"5;a\x00b\r\nhello\r\n", id="NUL in an extension"),
+    pytest.param(b'5;a="b\r\nhello\r\n', id="quote that is not closed in its line"),
+    pytest.param(b'5;a="b\\"\r\nhello\r\n', id="quote that is closed by an escaped one"),
+    pytest.param(b"5;" + b"a" * 4096 + b"\r\nhello\r\n", id="extension of 4 KiB"),
+    pytest.param(b"5" + b" " * 4096 + b"\r\nhello\r\n", id="padding of 4 KiB"),
     pytest.param(b"5\nhello\r\n", id="size ends with a line feed"),
     pytest.param(b"5\rhello\r\n", id="size ends with a carriage return"),
     pytest.param(b"5\r\r\nhello\r\n", id="two carriage returns"),
@@ -164,7 +175,7 @@ def test_error_comes_with_the_same_byte_however_it_is_fed(data: bytes) -> None:
             return True
         return False
 
-    counts = range(len(data) + 1)
+    counts = [count for count in range(len(data) + 1) if count < 64 or count > len(data) - 16]
     assert [fails(1, count) for count in counts] == [fails(1000, count) for count in counts]
 
 
@@ -212,7 +223,7 @@ def test_line_without_an_end_is_not_kept_for_ever(start: bytes) -> None:
     body = ChunkedBody()
     body.feed(memoryview(start))
     with pytest.raises(BodyError):
-        body.feed(memoryview(b"5" * (MOST_TRAILER + 1)))
+        body.feed(memoryview(b"5;" + b"5" * MOST_TRAILER))
 
 
 @pytest.mark.parametrize("piece", [7, 1000, 64 * 1024, 1 << 20])
@@ -223,6 +234,9 @@ def test_line_without_an_end_is_not_kept_for_ever(start: bytes) -> None:
         pytest.param(b"4\r\nabcd\r\n" * 60_000 + b"0\r\n\r\n", True, id="four bytes each"),
         pytest.param(b"1\r\na\r\n" * 60_000 + b"0\r\n\r\n", False, id="60000 bytes, one each"),
         pytest.param(b"00000001\r\na\r\n" * 20_000 + b"0\r\n\r\n", False, id="zeros in front"),
+        pytest.param(
+            (b"1;" + b"a" * 4000 + b"\r\nb\r\n") * 20 + b"0\r\n\r\n", False, id="extensions"
+        ),
         pytest.param(
             b"1\r\na\r\n" * 25_000 + b"f000\r\n" + b"x" * 0xF000 + b"\r\n0\r\n\r\n",
             False,
@@ -245,7 +259,7 @@ def test_trusted_side_may_flush_every_byte() -> None:
     body = ChunkedBody(is_trusted=True)
     assert feed(body, b"00000001\r\na\r\n" * 60_000 + b"0\r\n\r\n")[0] == b"a" * 60_000
     assert body.complete
-    for broken in (b"1;a\r\n", b"1\na", b"1\r\nab"):
+    for broken in (b"1;a\n", b"1\na", b"1\r\nab", b"1;" + b"a" * 4096 + b"\r\n"):
         with pytest.raises(BodyError):
             ChunkedBody(is_trusted=True).feed(memoryview(broken))
 
@@ -256,7 +270,9 @@ def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
     chunks = draw(st.lists(st.binary(min_size=1, max_size=40), max_size=6))
     written = b""
     for one in chunks:
-        size = draw(st.sampled_from([b"%x", b"%X", b"%08x"])) % len(one)
+        size = draw(
+            st.sampled_from([b"%x", b"%X", b"%08x", b"%x  ", b"%x;a", b'%x ;a="\t"'])
+        ) % len(one)
         written += size + b"\r\n" + one + b"\r\n"
     trailer = draw(st.sampled_from([b"", b"x-a: b\r\n", b"A:\r\nB: c\r\n"]))
     return b"".join(chunks), written + b"0\r\n" + trailer + b"\r\n"
@@ -272,7 +288,9 @@ def test_every_spelling_gives_its_payload(
 
 
 @bounded
-@given(st.lists(st.sampled_from([*b"0123aF\r\n;: x"]), max_size=30).map(bytes), st.integers(1, 9))
+@given(
+    st.lists(st.sampled_from([*b'0123aF\r\n;: x"\\']), max_size=30).map(bytes), st.integers(1, 9)
+)
 def test_any_bytes_come_to_the_same_verdict_however_they_are_fed(data: bytes, piece: int) -> None:
     def verdict(piece: int) -> tuple[bytes, int, bool] | None:
         body = ChunkedBody()

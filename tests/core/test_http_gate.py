@@ -559,3 +559,30 @@ def test_peer_gets_the_answers_of_the_backend_and_nothing_else(
     expected = [(status, body) for status, body, _ in given]
     assert list(read_answers(bytes(driver.to_peer), len(given))) == expected
     assert len(driver.backends) == 1
+
+
+# Empty lines before a request.
+
+
+@pytest.mark.parametrize("piece", [1, 7, 4096])
+def test_empty_lines_are_ignored_up_to_a_bound(piece: int) -> None:
+    def fed(lines: int) -> HttpGate:
+        gate = HttpGate(4096)
+        raw = b"\r\n" * lines + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        for at in range(0, len(raw), piece):
+            gate.receive(raw[at : at + piece])
+        return gate
+
+    assert fed(512).has_request()
+    with pytest.raises(HttpError, match="empty lines"):
+        fed(513)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 65536])
+def test_nothing_but_empty_lines_is_no_request_and_no_fault(piece: int) -> None:
+    gate = HttpGate(4096)
+    raw = b"\r\n" * 2000
+    for at in range(0, len(raw), piece):
+        gate.receive(raw[at : at + piece])
+        assert gate.is_idle
+    assert gate.sends_nothing_else

@@ -15,6 +15,8 @@ from sidecar.core.http_headers import (
     client_certificate,
     head_for_backend,
     head_for_peer,
+    passes_origin,
+    plain_name,
 )
 from tests.fuzz import wire
 
@@ -34,6 +36,7 @@ FROM_PROXY = replace(FORWARDING, trusted_proxy=True)
 HOST = b"models.example.org"
 OURS = [
     (b"host", b"127.0.0.1:11434"),
+    (b"via", b"1.1 spiffe-sidecar"),
     (b"x-spiffe-id", APP.encode()),
     (b"x-forwarded-client-cert", XFCC.encode()),
     (b"x-request-id", b"made-by-us"),
@@ -299,6 +302,95 @@ def test_origin_goes_on_unless_it_is_ours_to_judge(name: bytes) -> None:
     field = name + b": https://chat.example.org"
     assert others(forwarded(field)) == [(b"origin", b"https://chat.example.org")]
     assert others(forwarded(field, forwarding=replace(FORWARDING, drop_origin=True))) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "trusted", "goes_on"),
+    [
+        pytest.param((b"Origin: https://models.example.org",), False, False, id="own host"),
+        pytest.param((b"Origin: http://models.example.org",), False, False, id="TLS ends before"),
+        pytest.param((b"Origin: https://models.example.org:8443",), False, True, id="other port"),
+        pytest.param((b"Origin: null",), False, True, id="null"),
+        pytest.param(
+            (b"Origin: https://models.example.org", b"Origin: https://chat.example.org"),
+            False,
+            True,
+            id="two",
+        ),
+        pytest.param(
+            (b"Origin: https://chat.example.org", b"X-Forwarded-Host: chat.example.org"),
+            False,
+            True,
+            id="host that a peer claims",
+        ),
+        pytest.param(
+            (b"Origin: https://chat.example.org", b"X-Forwarded-Host: chat.example.org, inner"),
+            True,
+            False,
+            id="host that a trusted proxy tells",
+        ),
+        pytest.param(
+            (
+                b"Origin: https://chat.example.org",
+                b"X-Forwarded-Host: chat.example.org",
+                b"Connection: X-Forwarded-Host",
+            ),
+            True,
+            True,
+            id="host that was for one connection",
+        ),
+    ],
+)
+def test_origin_of_the_host_that_was_asked_for_does_not_go_on(
+    fields: tuple[bytes, ...], trusted: bool, goes_on: bool
+) -> None:
+    forwarding = replace(FORWARDING, trusted_proxy=trusted)
+    message = forwarded(*fields, forwarding=forwarding)
+    assert (b"origin" in message.names) is goes_on
+    assert passes_origin(request(*fields), forwarding) is goes_on
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("X-Conversation-Id", "X-data-parallel-rank", "X-Session-ID", "X-Vllm-Priority"),
+        *("X-Override-Rid", "X-Override-Bootstrap-Host", "X-SMG-Routing-Key"),
+        *("Endpoint-Load-Metrics-Format", "X-Amzn-SageMaker-Session-Id"),
+    ],
+)
+def test_what_steers_a_model_server_stays_here_unless_a_rule_passes_it(name: str) -> None:
+    spellings = (
+        name,
+        name.lower(),
+        name.upper(),
+        name.replace("-", "_"),
+        name.replace("-", ".", 1),
+    )
+    fields = [spelling.encode() + b": 1" for spelling in spellings]
+    for trusted in (False, True):
+        held = replace(FORWARDING, trusted_proxy=trusted)
+        assert others(forwarded(*fields, forwarding=held)) == []
+        passing = replace(held, pass_headers=frozenset({plain_name(name.replace("-", "_"))}))
+        assert len(others(forwarded(*fields, forwarding=passing))) == len(fields)
+    for like in (
+        f"X-My-{name}",
+        f"{name}x" if "Override" not in name and "Amzn" not in name else "X-Over",
+    ):
+        assert len(others(forwarded(like.encode() + b": 1"))) == 1
+
+
+def test_way_of_the_request_is_told() -> None:
+    assert forwarded().values(b"via") == [b"1.1 spiffe-sidecar"]
+    message = forwarded(b"Via: 1.1 a", b"Via: 1.0 b", line=b"GET /a HTTP/1.0")
+    assert message.values(b"via") == [b"1.1 a", b"1.0 b", b"1.0 spiffe-sidecar"]
+
+
+def test_backend_is_told_no_host_that_nobody_named() -> None:
+    head = parse_request(b"GET / HTTP/1.0\r\n\r\n")
+    message = wire.read_head(head_for_backend(head, FORWARDING), 0, strict=True)
+    assert message is not None
+    assert message.value(b"host") == FORWARDING.host.encode()
+    assert message.value(b"x-forwarded-host") is None
 
 
 NAMES = st.sampled_from([*IDENTITIES, "Connection", "X-A", "X-Forwarded-For", "Te", "Forwarded"])

@@ -431,6 +431,7 @@ KEYS = [
     pytest.param("concurrent_requests", "1", id="concurrent_requests"),
     pytest.param("max_body_bytes", "1", id="max_body_bytes"),
     pytest.param("trusted_proxy", "false", id="trusted_proxy"),
+    pytest.param("pass_headers", '["X-Session-ID"]', id="pass_headers"),
 ]
 
 
@@ -491,3 +492,32 @@ def test_all_problems_of_these_keys_are_told_at_once() -> None:
         "requests_per_second",
         "trusted_proxy",
     ]
+
+
+# Headers that steer a model server.
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        pytest.param("", set(), id="none"),
+        pytest.param("[]", set(), id="empty list"),
+        pytest.param(
+            '["X-Session-ID", "x_conversation_id"]', {"x-session-id", "x-conversation-id"}, id="two"
+        ),
+        pytest.param('"X-Override-Priority"', {"x-override-priority"}, id="one, of a pattern"),
+    ],
+)
+def test_rule_names_the_headers_that_it_passes(value: str, names: set[str]) -> None:
+    policy = parse_policy(allow(pass_headers=value), "policy.toml")
+    assert policy.allow[0].pass_headers == names
+
+
+@pytest.mark.parametrize(
+    "name", ["Accept", "X-Spiffe-Id", "X-Request-Id", "X-Session-Ids", "X-Override", "", "*", "X-*"]
+)
+def test_header_that_is_not_held_back_needs_no_passing(name: str) -> None:
+    (problem,) = problems(allow(pass_headers=f'["X-Session-ID", "{name}"]'))
+    assert problem.where == "[[allow]] #1 pass_headers"
+    assert problem.found == repr(name)
+    assert "x-conversation-id" in problem.expected

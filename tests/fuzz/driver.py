@@ -157,7 +157,8 @@ class Driver:
     def _decide(self) -> None:
         request = self.gate.request
         assert request is not None
-        request_id = usable_request_id(request) or REQUEST_ID
+        usable = usable_request_id(request) if self.settings.trusted_proxy else None
+        request_id = usable or REQUEST_ID
         forwarding, extras = self._forwarding(request, request_id), self.answerer.extras(request)
         exchange = Exchange(request, request_id, forwarding, extras)
         self.exchanges.append(exchange)
@@ -200,6 +201,8 @@ class Driver:
             return self.answerer.health(request, None)
         if (preflight := self.answerer.preflight(request)) is not None:
             return preflight
+        if (options := self.answerer.server_options(request)) is not None:
+            return options
         if "no" in request.path:
             refusal = Refusal(403, "endpoint_not_allowed", "no")
         elif "down" in request.path:
@@ -210,7 +213,7 @@ class Driver:
 
     def _forwarding(self, request: RequestHead, request_id: str) -> Forwarding:
         return Forwarding(
-            host=request.host.decode() if self.settings.keeps_host else HOST,
+            host=(self.settings.keeps_host and request.host.decode()) or HOST,
             peer=PEER,
             client_certificate=CLIENT_CERTIFICATE,
             remote_ip=REMOTE_IP,

@@ -18,6 +18,7 @@ _WRITTEN = re.compile(
 )
 _WRITTEN_SIZE = re.compile(rb"0|[1-9a-f][0-9a-f]{0,7}")
 _HEX = frozenset(b"0123456789abcdefABCDEF")
+_MAX_SIZE_LINE_BYTES = 4096
 _MAX_SIZE_DIGITS = 8
 _MAX_TRAILER_BYTES = 8192
 
@@ -57,6 +58,13 @@ class Message:
             return {b""}
         listed = b",".join(self.values(b"connection")).split(b",")
         return {option.strip(b" \t").lower() for option in listed}
+
+
+def behind_empty_lines(raw: bytes, at: int) -> int:
+    """Return where something else than an empty line begins."""
+    while raw[at : at + 2] == b"\r\n":
+        at += 2
+    return at
 
 
 def read_head(raw: bytes, start: int, *, strict: bool = False) -> Message | None:
@@ -136,14 +144,14 @@ def _read_chunks(message: Message, raw: bytes, *, strict: bool) -> None:
     pieces = []
     while True:
         line, behind = _line(raw, at)
-        digits = line.removesuffix(b"\r") if behind is None else line
-        message.broken = not _HEX.issuperset(digits) or len(digits) > _MAX_SIZE_DIGITS
+        digits, message.broken = _size(line, whole=behind is not None)
+        message.broken |= not _HEX.issuperset(digits) or len(digits) > _MAX_SIZE_DIGITS
         message.broken |= not digits and (bool(line) or behind is not None)
         if behind is None or message.broken:
             break
         if strict and not _WRITTEN_SIZE.fullmatch(line):
             raise WireError(f"not as the gate writes a size: {line!r}")
-        size = int(line, 16)
+        size = int(digits, 16)
         if size == 0:
             _read_trailer(message, raw, behind, strict=strict)
             break
@@ -158,6 +166,26 @@ def _read_chunks(message: Message, raw: bytes, *, strict: bool) -> None:
         message.end = len(raw)
     if strict and message.broken:
         raise WireError(f"chunks: {raw[start:][:200]!r}")
+
+
+def _size(line: bytes, *, whole: bool) -> tuple[bytes, bool]:
+    """Return the digits of a chunk's line, and whether what stands behind them is wrong."""
+    text = line if whole else line.removesuffix(b"\r")
+    held = len(line) + 1 if whole else len(line)  # with the carriage return
+    size, semicolon, extension = text.partition(b";")
+    wrong = held > _MAX_SIZE_LINE_BYTES or bool(_NO_TEXT.intersection(extension))
+    digits = size.rstrip(b" \t")
+    wrong |= not digits and bool(size or semicolon)
+    is_quoted = is_escaped = False
+    for byte in extension:
+        if is_escaped:
+            is_escaped = False
+        elif byte == 0x22:
+            is_quoted = not is_quoted
+        else:
+            is_escaped = is_quoted and byte == 0x5C
+    # A line that ends, or has its carriage return, ends outside of quotes.
+    return digits, wrong or (is_quoted and (whole or text != line))
 
 
 def _line(raw: bytes, at: int) -> tuple[bytes, int | None]:

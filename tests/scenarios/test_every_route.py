@@ -32,7 +32,7 @@ def site(authority: Authority) -> Iterator[Site]:
     endpoints |= {EVERYTHING: '["*"]', NOTHING: "[]"}
     rules = "".join(
         f'[[allow]]\nname = "{name}"\npeers = ["spiffe://example.org/{name}"]\n'
-        f"endpoints = {endpoints[name]}\n"
+        f"endpoints = {endpoints[name]}\ntrusted_proxy = true\n"
         for name in PEERS
     )
     with running_site(authority, policy=rules) as site:

@@ -25,6 +25,7 @@ endpoints = [
     "GET /v1/models/{model...}", "POST /v1/chat/completions", "GET /held/{name}",
     "POST /held/{name}", "GET /v1/broken",
 ]
+trusted_proxy = true
 """
 KEYS = {
     "address",

@@ -20,6 +20,7 @@ from tests.scenarios.conftest import Launch
 # The first rule names an endpoint, the second one a peer and no endpoint at all.
 POLICY = """
 endpoints = ["GET /v1/models"]
+trusted_proxy = true
 [[allow]]
 name = "balancers"
 peers = ["spiffe://example.org/balancer/*"]

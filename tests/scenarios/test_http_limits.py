@@ -29,15 +29,18 @@ queue_seconds = 2
 """
 
 
+OPEN = ('endpoints = ["*"]', "trusted_proxy = true")
+
+
 def rule(name: str, *more: str) -> str:
     """A rule for the peers below a path of its name."""
     peers = f'peers = ["spiffe://example.org/{name}/*"]'
-    return "\n".join(["[[allow]]", f'name = "{name}"', peers, 'endpoints = ["*"]', *more, ""])
+    return "\n".join(["[[allow]]", f'name = "{name}"', peers, *OPEN, *more, ""])
 
 
 POLICY = "\n".join(
     [
-        'endpoints = ["*"]',
+        *OPEN,
         rule("small", f"max_body_bytes = {RULE_BODY}"),
         rule("empty", "max_body_bytes = 0"),
         rule("generous", "max_body_bytes = 1_000_000_000"),

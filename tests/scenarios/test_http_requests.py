@@ -13,7 +13,7 @@ import pytest
 
 from tests.ca import Authority
 from tests.http_backend import BLOCK, Call, HttpBackend
-from tests.http_client import Answer, HttpPeer, Site, new_id, request, running_site
+from tests.http_client import Answer, HttpPeer, Site, request, running_site
 from tests.scenarios.conftest import Launch
 from tests.scenarios.peer import free_port
 
@@ -397,11 +397,10 @@ def test_backend_that_answers_early_and_resets_a_peer_that_is_sending(
 def test_backend_that_closes_without_an_answer_is_a_502(site: Site, peer: HttpPeer) -> None:
     site.backend.routes["/v1/mute"] = lambda call: call.close()
     for _ in range(2):
-        request_id = new_id()
-        answer = peer.ask("POST", "/v1/mute", f"X-Request-Id: {request_id}", body=b"{}")
+        answer = peer.ask("POST", "/v1/mute", body=b"{}")
         assert answer.status == 502
         assert answer.json()["error"]["code"] == "backend_unreachable"
-        line = site.line(request_id)
+        line = site.line(answer.values("x-request-id")[0])
         assert (line["status"], line["decision"], line["level"]) == (502, "allowed", "warning")
         assert "without an answer" in line["reason"]
         assert is_usable(peer)
@@ -422,10 +421,9 @@ def test_answer_that_cannot_be_read_from_its_first_byte_is_a_502(
     answer: bytes, site: Site, peer: HttpPeer
 ) -> None:
     site.backend.routes["/v1/broken"] = lambda call: call.send(answer)
-    request_id = new_id()
-    got = peer.ask("GET", "/v1/broken", f"X-Request-Id: {request_id}")
+    got = peer.ask("GET", "/v1/broken")
     assert got.status == 502
-    assert site.line(request_id)["status"] == 502
+    assert site.line(got.values("x-request-id")[0])["status"] == 502
     assert is_usable(peer)
 
 
@@ -445,11 +443,12 @@ BEGUN = {
 def test_answer_that_breaks_off_is_cut_for_the_peer_too(
     framing: str, end: str, site: Site, peer: HttpPeer
 ) -> None:
-    request_id = new_id()
-    peer.sendall(request("GET", "/held/cut", f"X-Request-Id: {request_id}"))
+    peer.sendall(request("GET", "/held/cut"))
     call = site.backend.next_call()
     call.send(BEGUN[framing])
-    assert peer.until(b"half an answer").startswith(b"HTTP/1.1 200 ")
+    begun = peer.until(b"half an answer")
+    assert begun.startswith(b"HTTP/1.1 200 ")
+    request_id = re.findall(rb"x-request-id: (\S+)", begun)[0].decode()
     call.reset() if end == "reset" else call.close()
     rest, clean = peer.rest()
     assert not clean, "half an answer looks like a whole one"
@@ -560,11 +559,26 @@ def test_trusted_proxy_may_tell_whom_it_speaks_for_but_not_who_it_is(site: Site)
 # The request's id.
 
 
-def test_request_id_is_kept_told_to_both_and_logged(site: Site, peer: HttpPeer) -> None:
-    answer = peer.ask("GET", "/v1/models", "X-Request-Id: from-traefik_1")
-    assert answer.values("x-request-id") == ["from-traefik_1"]
-    assert site.backend.next_call().values("x-request-id") == ["from-traefik_1"]
-    assert site.line("from-traefik_1")["status"] == 200
+def test_request_id_of_a_trusted_proxy_is_kept_told_to_both_and_logged(site: Site) -> None:
+    with site.dial("/workload/proxy") as proxy:
+        answer = proxy.ask("GET", "/v1/models", "X-Request-Id: from-proxy_1")
+        assert answer.values("x-request-id") == ["from-proxy_1"]
+        assert site.backend.next_call().values("x-request-id") == ["from-proxy_1"]
+        assert site.line("from-proxy_1")["status"] == 200
+        refused = proxy.ask("POST", "/v1/models", "X-Request-Id: from-proxy_2", body=b"{}")
+        assert (refused.status, refused.get("x-request-id")) == (403, "from-proxy_2")
+
+
+def test_request_id_of_another_peer_is_replaced(site: Site, peer: HttpPeer) -> None:
+    ids = set()
+    for method, target in (("GET", "/v1/models"), ("GET", "/v1/models"), ("POST", "/denied")):
+        answer = peer.ask(method, target, "X-Request-Id: same-id", "x_request_id: same-id")
+        ids.add(answer.get("x-request-id"))
+    seen = [site.backend.next_call().values("x-request-id") for _ in range(2)]
+    assert len(ids) == 3
+    assert {one for values in seen for one in values} < ids
+    assert "same-id" not in ids
+    assert all(site.line(one or "") for one in ids)
 
 
 @pytest.mark.parametrize(
@@ -594,7 +608,8 @@ def test_request_id_that_is_missing_or_unusable_is_made(
 
 def test_backends_own_request_id_does_not_hide_ours(site: Site, peer: HttpPeer) -> None:
     site.backend.routes["/v1/own-id"] = lambda call: call.answer(200, b"", "X-Request-Id: theirs")
-    assert peer.ask("GET", "/v1/own-id", "X-Request-Id: ours").values("x-request-id") == ["ours"]
+    (told,) = peer.ask("GET", "/v1/own-id").values("x-request-id")
+    assert site.backend.next_call().values("x-request-id") == [told]
 
 
 # Browsers, and the headers of every answer.

@@ -29,6 +29,7 @@ _WORDS = {
     "body_too_large": r"the request's body has over [0-9]+ bytes, which is the most.*",
     "head_too_large": r"the request's head has over [0-9]+ (bytes|headers).*",
     "request_timeout": r"(the request's body did not come: no byte|no complete head within).*",
+    "websocket_not_served": r"WebSocket is not served here;.*",
     "backend_unreachable": r"the model server cannot be reached or broke off;.*",
     "backend_silent": r"the model server gave no (?:first|further) byte of .*",
 }

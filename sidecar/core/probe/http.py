@@ -31,6 +31,7 @@ _MAX_INTERIM = 100
 _MOST_KEPT = 16384
 _MOST_SHOWN = 300
 _BEGIN = b"HTTP/1."
+_MADE_ID = re.compile(r"[0-9a-f]{32}")
 NO_JSON = object()
 _AGENT = ("User-Agent", "spiffe-sidecar-probe")
 
@@ -120,7 +121,8 @@ class AnswerReader:
             status=self.head.status,
             reason=printable(self.head.reason.decode("latin-1"))[:100],
             request_id=request_id,
-            is_echoed=request_id == self._request_id,
+            # A sidecar replaces the ID of a peer that is no trusted proxy by one of its own.
+            is_echoed=request_id == self._request_id or _MADE_ID.fullmatch(request_id) is not None,
             content_type=self._text(b"content-type"),
             size=self._size,
             pieces=self._pieces,

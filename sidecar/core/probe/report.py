@@ -150,7 +150,7 @@ class PeerCertificate:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer; `text` is the start of a refusal's body, `is_echoed` that our request's ID
-    came back, as it does from a sidecar in mode `http`.
+    came back, or one that a sidecar makes, as it does from a sidecar in mode `http`.
     """
 
     status: int

@@ -148,7 +148,7 @@ def test_pace_is_measured_by_arrival() -> None:
 
 
 def test_our_request_id_is_known_again() -> None:
-    for value, is_echoed in (("id-1", True), ("other", False)):
+    for value, is_echoed in (("id-1", True), ("other", False), ("0f" * 16, True)):
         head = f"HTTP/1.1 200 OK\r\nX-Request-Id: {value}\r\nContent-Length: 0\r\n\r\n"
         reader, _ = read(head.encode())
         answer = reader.answer()
