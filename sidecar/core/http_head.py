@@ -213,6 +213,7 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
     match = _STATUS_LINE.fullmatch(line)
     if match is None or not all(map(FIELD_LINE.fullmatch, fields)):
         raise _unreadable("its head is not HTTP/1.1")
+    head = _with_one_length(line, fields)
     parser = _Collector()
     try:
         llhttp = httptools.HttpResponseParser(parser)
@@ -225,13 +226,10 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
     status = int(match[2])
     if status == 101:
         raise _unreadable("an upgrade that nobody asked for")
-    names = [name for name, _ in headers]
-    if names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1:
-        raise _unreadable("its length is given twice")
     values = dict(headers)
     length, coding = values.get(b"content-length"), values.get(b"transfer-encoding")
-    if coding is not None and (length is not None or coding.lower() != b"chunked"):
-        raise _unreadable("its length is given in a way that is not known")
+    if coding is not None and coding.lower() != b"chunked":
+        raise _unreadable("its Transfer-Encoding is not chunked")
     announced = _length(length, _unreadable)
     return ResponseHead(
         status=status,
@@ -241,6 +239,28 @@ def parse_response(head: bytes, *, to_head_request: bool) -> ResponseHead:
         is_chunked=coding is not None,
         wants_close=match[1] == b"0" or b"close" in connection_options(headers),
     )
+
+
+def _with_one_length(line: bytes, fields: list[bytes]) -> bytes:
+    """Return the head of an answer with its length given once, or raise `BackendError`.
+
+    One length that is repeated has one reading (RFC 9112 6.3, 5.); of two ways to give it, an
+    intermediary ought to make an error (6.3, 3.).
+    """
+    lengths = [one for one in fields if one.lower().startswith(b"content-length:")]
+    codings = [one for one in fields if one.lower().startswith(b"transfer-encoding:")]
+    if len(codings) > 1:
+        raise _unreadable("two Transfer-Encoding headers")
+    if lengths and codings:
+        raise _unreadable("both Content-Length and Transfer-Encoding")
+    values = b",".join(one.partition(b":")[2] for one in lengths).split(b",")
+    different = {value.strip(b" \t") for value in values}
+    if len(values) > 1:
+        if len(different) > 1:
+            raise _unreadable("two lengths in Content-Length")
+        fields = [one for one in fields if one not in lengths]
+        fields.append(b"content-length: " + different.pop())
+    return b"\r\n".join((line, *fields, b"", b""))
 
 
 def _response_length(status: int, absent: bool, announced: int, to_head: bool) -> int | None:

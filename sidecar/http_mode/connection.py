@@ -292,7 +292,7 @@ class HttpConnection:
         """Answer what is not for the backend: a browser's preflight, our health, OPTIONS *."""
         answerer, admission = self._shared.answerer, self._shared.admission
         if request.wants_websocket:
-            raise RefusedError(Refusal(501, "websocket_not_served", _NO_WEBSOCKET))
+            raise RefusedError(Refusal(501, "websocket_not_served", _NO_WEBSOCKET), closes=True)
         is_check = is_balancer_check(request) and not admission.allows(self._peer, request)
         if is_check or is_health_question(request):
             health = self._shared.health

@@ -571,6 +571,29 @@ def test_length_of_an_answer_depends_on_the_question(
 
 
 @pytest.mark.parametrize(
+    "fields", [(b"Content-Length: 5", b"X: y", b"content-length: 5"), (b"Content-Length: 5 ,\t5",)]
+)
+def test_one_length_of_an_answer_that_is_repeated_is_that_length(fields: tuple[bytes, ...]) -> None:
+    found = response(*fields)
+    assert found.length == 5
+    assert [value for name, value in found.headers if name == b"content-length"] == [b"5"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ((b"Content-Length: 5", b"Transfer-Encoding: chunked"), "both Content-Length and"),
+        ((b"Transfer-Encoding: chunked",) * 2, "two Transfer-Encoding"),
+        ((b"Content-Length: 5", b"Content-Length: 6"), "two lengths in Content-Length"),
+        ((b"Transfer-Encoding: gzip, chunked",), "is not chunked"),
+    ],
+)
+def test_odd_framing_of_an_answer_is_named(fields: tuple[bytes, ...], named: str) -> None:
+    with pytest.raises(BackendError, match=named):
+        response(*fields)
+
+
+@pytest.mark.parametrize(
     ("line", "fields", "closes"),
     [
         pytest.param(b"HTTP/1.1 200 OK", (), False, id="as 1.1 says"),
@@ -627,8 +650,12 @@ def test_upgrade_that_is_only_offered_is_no_upgrade() -> None:
         pytest.param(
             b"HTTP/1.1 200 OK", (b"Content-Length: 5", b"Transfer-Encoding: chunked"), id="both"
         ),
-        pytest.param(b"HTTP/1.1 200 OK", (b"Content-Length: 5",) * 2, id="length twice"),
-        pytest.param(b"HTTP/1.1 200 OK", (b"Content-Length: 5, 5",), id="list of lengths"),
+        pytest.param(
+            b"HTTP/1.1 200 OK", (b"Content-Length: 5", b"Content-Length: 6"), id="two lengths"
+        ),
+        pytest.param(b"HTTP/1.1 200 OK", (b"Content-Length: 5, 6",), id="list of two lengths"),
+        pytest.param(b"HTTP/1.1 200 OK", (b"Content-Length: 5,",), id="list with nothing"),
+        pytest.param(b"HTTP/1.1 200 OK", (b"Content-Length: 05, 05",), id="list of no lengths"),
         pytest.param(b"HTTP/1.1 200 OK", (b"Content-Length: +5",), id="plus"),
         pytest.param(b"HTTP/1.1 200 OK", (b"Content-Length:",), id="empty length"),
         pytest.param(b"HTTP/1.1 200 OK", (b"Content-Length: x",), id="word for a length"),

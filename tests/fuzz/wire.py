@@ -110,7 +110,12 @@ def read_answer(
     if message is None:
         return None
     status = status_of(message)
-    length = message.value(b"content-length")
+    lengths = message.values(b"content-length")
+    if not strict and lengths:  # one that is repeated is that one
+        lengths = list({value.strip(b" \t") for value in b",".join(lengths).split(b",")})
+    if len(lengths) > 1:
+        raise WireError("two lengths")
+    length = lengths[0] if lengths else None
     if to_head or status < 200 or status in (204, 304):
         message.complete = True
     elif message.value(b"transfer-encoding") is not None:

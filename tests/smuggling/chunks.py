@@ -67,6 +67,11 @@ def _either(name: str, raw: bytes, body: bytes = b"hello") -> Case:
     )
 
 
+def _ignored(name: str, raw: bytes) -> Case:
+    """A spelling that must be read as this body, and of which nothing goes on."""
+    return Case(f"chunk {name}", chunked(raw) + PULL, (OK, DENIED), (sees_chat(b"hello"),))
+
+
 SIZES = (
     accepted("chunk: one", chunked(HELLO + END), sees_chat(b"hello")),
     accepted("chunk: none", chunked(END), sees_chat(b"")),
@@ -107,8 +112,9 @@ SIZES = (
     _bad("size: empty with an extension", b";a=b\r\nhello\r\n"),
     _bad("size: space before", b" 5\r\nhello\r\n"),
     _bad("size: tab before", b"\t5\r\nhello\r\n"),
-    _bad("size: space after", b"5 \r\nhello\r\n"),
-    _bad("size: tab after", b"5\t\r\nhello\r\n"),
+    _ignored("size: space after", b"5 \r\nhello\r\n" + END),
+    _ignored("size: tab after", b"5\t\r\nhello\r\n" + END),
+    _ignored("size: space after that of the last chunk", HELLO + b"0  \r\n\r\n"),
     _bad("size: space inside", b"1 0\r\n0123456789\r\n"),
     _bad("size: NUL after", b"5\0\r\nhello\r\n"),
     _bad("size: NUL before", b"\x005\r\nhello\r\n"),
@@ -146,20 +152,22 @@ LINES = (
 )
 
 EXTENSIONS = (
-    _either("extension: a name", b"5;ext\r\nhello\r\n" + END),
-    _either("extension: a value", b"5;a=b\r\nhello\r\n" + END),
-    _either("extension: a quoted value", b'5;a="b"\r\nhello\r\n' + END),
-    _either("extension: two", b"5;a=b;c=d\r\nhello\r\n" + END),
-    _either("extension: of the last chunk", HELLO + b"0;a=b\r\n\r\n"),
-    _either("extension: empty", b"5;\r\nhello\r\n" + END),
-    _either("extension: space before", b"5 ;a=b\r\nhello\r\n" + END),
-    _either("extension: space inside", b"5; a = b\r\nhello\r\n" + END),
+    _ignored("extension: a name", b"5;ext\r\nhello\r\n" + END),
+    _ignored("extension: a value", b"5;a=b\r\nhello\r\n" + END),
+    _ignored("extension: a quoted value", b'5;a="b"\r\nhello\r\n' + END),
+    _ignored("extension: two", b"5;a=b;c=d\r\nhello\r\n" + END),
+    _ignored("extension: of the last chunk", HELLO + b"0;a=b\r\n\r\n"),
+    _ignored("extension: empty", b"5;\r\nhello\r\n" + END),
+    _ignored("extension: space before", b"5 ;a=b\r\nhello\r\n" + END),
+    _ignored("extension: space inside", b"5; a = b\r\nhello\r\n" + END),
     _either("extension: sixteen KiB", b"5;" + b"a" * 16384 + b"\r\nhello\r\n" + END),
     _either(
         "extension: one of a hundred bytes per byte",
         (b"1;%b\r\nh\r\n" % (b"a" * 100)) * 400 + END,
         b"h" * 400,
     ),
+    _bad("extension: open quote", b'5;a="b\r\nhello\r\n'),
+    _bad("extension: open quote, closed behind the data", b'5;a="\r\nhello\r\n";b\r\n'),
     _bad("extension: bare LF", b"5;a\nhello\r\n"),
     _bad("extension: bare LF, then the line goes on", b"5;a\nb\r\nhello\r\n"),
     _bad("extension: bare LF right behind the semicolon", b"5;\nxx\r\nhello\r\n"),
@@ -167,7 +175,7 @@ EXTENSIONS = (
     _bad("extension: NUL", b"5;a\0b\r\nhello\r\n"),
     _bad("extension: control character", b"5;a\x01b\r\nhello\r\n"),
     _bad("extension: quoted bare LF", b'5;a="\n"\r\nhello\r\n'),
-    _bad("extension: quoted CRLF", b'5;a="\r\nhello\r\n"\r\n', b"hello"),
+    _bad("extension: quoted CRLF", b'5;a="\r\nhello\r\n"\r\n'),
     _bad("extension: no semicolon", b"5 a=b\r\nhello\r\n"),
     _bad("extension: of the last chunk, bare LF", HELLO + b"0;a\n\r\n", b"hello"),
 )

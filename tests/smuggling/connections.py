@@ -90,29 +90,29 @@ UPGRADES = (
         models(b"Connection: Upgrade", b"Upgrade: websocket", *WEBSOCKET) + PULL,
         NO_UPGRADE,
     ),
-    refused(
-        "upgrade: h2c",
-        models(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", SETTINGS) + PULL,
-        NO_UPGRADE,
-    ),
-    refused(
-        "upgrade: h2c of a request with a body",
-        chat(b"Connection: Upgrade", b"Upgrade: h2c", b"Content-Length: 2", body=b"{}") + PULL,
-        NO_UPGRADE,
-    ),
-    refused("upgrade: TLS", models(b"Connection: Upgrade", b"Upgrade: TLS/1.2") + PULL, NO_UPGRADE),
-    refused(
-        "upgrade: to what we speak",
-        models(b"Connection: Upgrade", b"Upgrade: HTTP/1.1") + PULL,
-        NO_UPGRADE,
-    ),
-    refused(
-        "upgrade: letters of both cases",
-        models(b"cONNECTION: uPGRADE", b"uPGRADE: H2C") + PULL,
-        NO_UPGRADE,
-    ),
-    refused(
-        "upgrade: twice", models(b"Connection: Upgrade", *[b"Upgrade: h2c"] * 2) + PULL, NO_UPGRADE
+    *(
+        Case(f"upgrade: {name}", raw + PULL, (OK, DENIED), (seen,))
+        for name, raw, seen in (
+            (
+                "h2c",
+                models(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", SETTINGS),
+                SEES_MODELS,
+            ),
+            (
+                "h2c of a request with a body",
+                sized(PULL, b"Connection: Upgrade", b"Upgrade: h2c"),
+                sees_chat(PULL),
+            ),
+            (
+                "h2c of a request with chunks",
+                chunked(b"2\r\n{}\r\n0\r\n\r\n", b"Connection: Upgrade", b"Upgrade: h2c"),
+                sees_chat(b"{}"),
+            ),
+            ("TLS", models(b"Connection: Upgrade", b"Upgrade: TLS/1.2"), SEES_MODELS),
+            ("to what we speak", models(b"Connection: Upgrade", b"Upgrade: HTTP/1.1"), SEES_MODELS),
+            ("letters of both cases", models(b"cONNECTION: uPGRADE", b"uPGRADE: H2C"), SEES_MODELS),
+            ("twice", models(b"Connection: Upgrade", *[b"Upgrade: h2c"] * 2), SEES_MODELS),
+        )
     ),
     Case(
         "upgrade: not named by Connection",

@@ -110,7 +110,13 @@ VERSIONS = (
         (OK, DENIED | {NOTHING}),
         (SEES_MODELS,),
     ),
-    refused("version: HTTP/1.0 without Host", request(b"GET /v1/models HTTP/1.0")),
+    Case(
+        "version: HTTP/1.0 without Host",
+        request(b"GET /v1/models HTTP/1.0") + PULL,
+        (OK,),
+        (SEES_MODELS,),
+        ends=True,
+    ),
 )
 
 CASES = (*REQUEST_LINES, *VERSIONS)

@@ -11,6 +11,7 @@ from tests.smuggling.case import (
     EITHER,
     HOST,
     METHOD,
+    OK,
     PULL,
     Case,
     Request,
@@ -201,7 +202,17 @@ FORMS = (
         "form: absolute, no Host", request(b"GET http://models.example.org/v1/models HTTP/1.1")
     ),
     refused("form: asterisk", _get(b"*"), METHOD),
-    refused("form: asterisk of OPTIONS", request(b"OPTIONS * HTTP/1.1", HOST), METHOD),
+    Case("form: asterisk of OPTIONS", request(b"OPTIONS * HTTP/1.1", HOST) + PULL, (OK, DENIED)),
+    Case(
+        "form: asterisk of OPTIONS with a body",
+        request(b"OPTIONS * HTTP/1.1", HOST, b"Content-Length: %d" % len(PULL), body=PULL),
+        (OK,),
+    ),
+    Case(
+        "form: absolute of OPTIONS without a path",
+        request(b"OPTIONS http://models.example.org HTTP/1.1", HOST) + PULL,
+        (OK, DENIED),
+    ),
     denied("form: absolute for a path", _get(b"/http://models.example.org/v1/models")),
 )
 
