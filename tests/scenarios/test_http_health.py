@@ -24,6 +24,7 @@ trusted_proxy = true
 [[allow]]
 name = "balancers"
 peers = ["spiffe://example.org/balancer/*"]
+trusted_proxy = true
 """
 
 
