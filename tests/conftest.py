@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import limits
 from tests.ca import Authority
 from tests.daemon import Daemon, write_config
 from tests.fake_agent import AgentProcess
@@ -70,6 +71,10 @@ def start_daemon(
     yield start
     for daemon in running:
         daemon.stop()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(limits)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

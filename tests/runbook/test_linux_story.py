@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.runbook import promises
 from tests.runbook.page import LINUX_STORY
 from tests.runbook.story import Story
@@ -9,6 +11,7 @@ from tests.runbook.story import Story
 PLACES = LINUX_STORY
 
 
+@pytest.mark.timeout(300)  # the whole page
 def test_from_nothing_to_a_verified_chain_and_back(story: Story) -> None:
     before = story.tree()
     promises.prepared(story)

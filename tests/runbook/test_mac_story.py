@@ -6,6 +6,8 @@ sidecar and its agent run as processes of Linux.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.runbook import promises
 from tests.runbook.page import MAC_STORY
 from tests.runbook.story import Story
@@ -13,6 +15,7 @@ from tests.runbook.story import Story
 PLACES = MAC_STORY
 
 
+@pytest.mark.timeout(300)  # the whole page
 def test_from_nothing_to_a_verified_chain_and_back(story: Story) -> None:
     before = story.tree()
     story.skip("From nothing")  # takes its time, and is the same as on Linux
