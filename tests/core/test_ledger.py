@@ -59,6 +59,14 @@ def test_refused_request_is_counted_as_one_of_the_peer(ledger: Ledger) -> None:
     assert ledger.sent == 50
 
 
+def test_request_that_the_backend_failed_is_counted_apart_from_refusals(ledger: Ledger) -> None:
+    counts = ledger.connected(TRAEFIK, NOON)
+    for outcome in ("answered", "backend_failed", "peer_left", "cut"):
+        ledger.request_began(counts)
+        ledger.request_finished(counts, Finished("a", 502, 0.1, outcome=outcome, served=True))
+    assert (counts.requests, counts.refused, counts.failed) == (4, 0, 1)
+
+
 def test_answer_of_our_own_refuses_nobody(ledger: Ledger) -> None:
     counts = ledger.connected(TRAEFIK, NOON)
     for status in (200, 204, 503):  # health, a preflight

@@ -249,7 +249,7 @@ def test_pages_that_report_do_not_knock_at_the_backend(life: Life) -> None:
             life.becomes(since=time.monotonic(), event="start")
             before = backend.connections
             begun = time.monotonic()
-            for _ in range(20):
+            while time.monotonic() - begun < 2:
                 assert life.visitor.get("/status")[0] == life.visitor.get("/metrics")[0] == 200
             assert b"spiffe_sidecar_backend_up 1.0" in life.visitor.get("/metrics")[1]
             most = 1 + int((time.monotonic() - begun) / 5)
