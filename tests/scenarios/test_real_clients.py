@@ -281,15 +281,12 @@ CLIENTS = {
 }
 
 
-NOT_YET = {"Java, plain", "curl, plain", "requests"}
+# It reads no answer before its upload has ended, and then TLS has ended as well.
+CUT = pytest.mark.xfail(reason="the end of an upload is not waited for")
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(run=False) if name in NOT_YET else ())
-        for name in CLIENTS
-    ],
+    "name", [pytest.param(name, marks=CUT if name == "requests" else ()) for name in CLIENTS]
 )
 def test_client_gets_its_answers(
     name: str, place: Place, record_property: Callable[[str, object], None]
