@@ -3,7 +3,7 @@
     listener      accepted the socket
     tls           handshake under a deadline; core.peer judges the chain inside of it
     mode          `stream_mode` or `http_mode`: decides, and only then connects to the backend
-    connection    says good-bye to whoever is to read a last word
+    connection    ends its side: close_notify if all was said, and a lingering close
 
 Never lets a byte reach the backend before a decision allowed it: under TLS 1.3 a refused peer
 sees its own handshake succeed and may already have sent.
@@ -11,14 +11,17 @@ sees its own handshake succeed and may already have sent.
 
 from __future__ import annotations
 
+import math
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
+import trio
 
 from sidecar.adapters.clock import read_clocks
-from sidecar.adapters.listener import drain_unread
+from sidecar.adapters.lingering import Ending, Lingering
 from sidecar.adapters.slots import Slots
 from sidecar.adapters.tls import (
     CurrentIdentity,
@@ -35,12 +38,17 @@ from sidecar.core.ledger import Ledger
 
 log = structlog.get_logger()
 
+# How long close_notify may wait for room behind what a slow peer has not read.
+_CLOSE_NOTIFY_SECONDS = 30.0
+# How long a connection that is cut while the daemon ends may still take.
+_CUT_SECONDS = 1.0
+
 
 class Mode(Protocol):
     """What is done with an authenticated peer."""
 
-    async def serve(self, peer: TlsStream, address: str) -> bool:
-        """Serve the peer; tell whether it is over, or the peer is to read a last word."""
+    async def serve(self, peer: TlsStream, address: str) -> Ending:
+        """Serve the peer; return how our side of its connection is to end."""
 
     def drain(self) -> None:
         """Let no connection wait for more to do."""
@@ -55,6 +63,7 @@ class Service:
 
     current: CurrentIdentity
     slots: Slots
+    lingering: Lingering
     handshake_seconds: float
     mode: Mode
 
@@ -71,12 +80,17 @@ async def serve(sock: socket.socket, address: str, service: Service) -> None:
 
 async def _serve(sock: socket.socket, address: str, service: Service) -> None:
     peer = await _handshake(sock, address, service)
-    over = peer is not None and await service.mode.serve(peer, address)
-    if not over and service.slots.room_for_handshakes:
-        # In a handshake's slot, so that whoever lingers over it gives way to newcomers; and only
-        # if there is room, so that nobody has to give way to a farewell.
-        with service.slots.handshake():
-            await _farewell(sock, peer)
+    ending = Ending.TRUNCATED
+    try:
+        if peer is not None:
+            ending = await service.mode.serve(peer, address)
+    finally:
+        # After a cut too: closing at once could take from the peer what it was sent before.
+        if ending is not Ending.CLOSED:
+            with trio.CancelScope() as scope:
+                if trio.current_effective_deadline() == -math.inf:
+                    scope.shield, scope.deadline = True, trio.current_time() + _CUT_SECONDS
+                await _end(sock, peer if ending is Ending.COMPLETE else None, service.lingering)
 
 
 async def _handshake(sock: socket.socket, address: str, service: Service) -> TlsStream | None:
@@ -132,11 +146,11 @@ def _tell(refused: PeerError, address: str, ledger: Ledger) -> None:
     log.warning("peer refused", address=address, **said, reason=refused.message, **hint)
 
 
-async def _farewell(sock: socket.socket, peer: TlsStream | None) -> None:
-    """Let the peer read the alert, or our last word and close_notify."""
-    try:
+async def _end(sock: socket.socket, peer: TlsStream | None, lingering: Lingering) -> None:
+    """End our side, with close_notify for a peer that has heard all, and let it read the rest."""
+    with suppress(OSError):  # it is gone already
         if peer is not None:
-            peer.send_end()
-    except OSError:
-        return  # it is gone already
-    await drain_unread(sock)
+            with trio.move_on_after(_CLOSE_NOTIFY_SECONDS):
+                while not peer.send_end():
+                    await trio.lowlevel.wait_writable(sock)
+        await lingering.close(sock)

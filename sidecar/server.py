@@ -23,6 +23,7 @@ from sidecar.adapters.binding import bind, listen
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifelines
+from sidecar.adapters.lingering import Lingering
 from sidecar.adapters.listener import accept_forever
 from sidecar.adapters.relay import Relay
 from sidecar.adapters.service_manager import Notifier
@@ -40,6 +41,8 @@ from sidecar.stream_mode import StreamMode
 
 log = structlog.get_logger()
 
+# Connections whose peer still sends after our last byte, at the same time.
+_MAX_LINGERING = 256
 # Descriptors beside those of connections: sockets of the agent, log, gRPC, files.
 _SPARE_DESCRIPTORS = 128
 _OPEN_MAX = 10240
@@ -63,6 +66,7 @@ class Server:
         self.policy = CurrentPolicy(serving.policy)
         table = config.connections
         self.slots = Slots(table.maximum, table.maximum_handshakes, table.of_one_peer)
+        self.lingering = Lingering(_MAX_LINGERING)
         self.relay = Relay(config.timeouts.between_bytes, config.timeouts.first_byte, config.pace)
         seconds, self.lifelines = config.timeouts.health, Lifelines()
         self.health = BackendHealth(
@@ -70,7 +74,9 @@ class Server:
         )
         self.keeper = LifeKeeper(self.lifelines, current, self.policy, config.connections)
         self.mode = self._made_mode(config)
-        self.service = Service(current, self.slots, config.timeouts.handshake, self.mode)
+        self.service = Service(
+            current, self.slots, self.lingering, config.timeouts.handshake, self.mode
+        )
         self.files: list[Followed] = [
             followed_config(Path(checked.file), checked.text, self.in_force),
             followed_policy(
@@ -151,6 +157,7 @@ class Server:
         self.slots.drain()
         self.current.ledger.drain_began()
         self.mode.drain()
+        self.lingering.hurry()
 
     def close(self) -> None:
         """Stop listening."""
@@ -193,7 +200,7 @@ def raise_descriptor_limit(config: Config) -> int:
     Gives the limit that is in force.
     """
     table = config.connections
-    needed = 2 * table.maximum + table.maximum_handshakes + _SPARE_DESCRIPTORS
+    needed = 2 * table.maximum + table.maximum_handshakes + _MAX_LINGERING + _SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return soft

@@ -19,7 +19,7 @@ from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifeline, Lifelines
-from sidecar.adapters.listener import drain_unread
+from sidecar.adapters.lingering import Ending
 from sidecar.adapters.relay import Relay, Traffic
 from sidecar.adapters.slots import Slots
 from sidecar.adapters.tls import TlsStream
@@ -49,24 +49,24 @@ class StreamMode:
         self._policy, self._slots, self._relay = policy, slots, relay
         self._lifelines = lifelines
 
-    async def serve(self, peer: TlsStream, address: str) -> bool:
-        """Decide and serve; False, and a line in the log, when there was nothing to serve."""
+    async def serve(self, peer: TlsStream, address: str) -> Ending:
+        """Decide and serve; a refused peer sees a clean end before any byte."""
         who = {"address": address, "peer": str(peer.peer), "serial": peer.serial}
         decision = self._policy.policy.decide(peer.peer)
         if not decision.allowed:
             log.warning("peer refused", **who, rule=decision.rule, reason=decision.reason)
             self._ledger.denied("peer_not_admitted")
             self._ledger.refused(read_clocks().wall, address, peer.peer, decision.reason)
-            return False
+            return Ending.COMPLETE
         async with self._slots.connection(peer.peer, decision.connections) as refused:
             if not refused:
                 with self._lifelines.watch(peer, _nothing, is_one_answer=True) as lifeline:
                     return await self._forward(peer, who, decision, lifeline)
-                return True  # it was cut
+                return Ending.TRUNCATED  # it was cut
         log.warning("peer refused", **who, reason=refused)
         self._ledger.denied("too_many_connections")
         self._ledger.refused(read_clocks().wall, address, peer.peer, refused)
-        return False
+        return Ending.COMPLETE
 
     def apply(self, config: Config) -> None:
         """Serve new connections by another configuration."""
@@ -77,17 +77,17 @@ class StreamMode:
 
     async def _forward(
         self, peer: TlsStream, who: dict[str, str], decision: Decision, lifeline: Lifeline
-    ) -> bool:
-        """Connect to the backend, only now, and relay until the end; False without a backend."""
+    ) -> Ending:
+        """Connect to the backend, only now, and relay until the end."""
         started, traffic = trio.current_time(), Traffic()
         counts = self._ledger.connected(peer.peer, read_clocks().wall)
-        over = True
+        served = True
         try:
-            over = await self._move(peer, who, decision.rule, traffic)
+            served = await self._move(peer, who, decision.rule, traffic)
         finally:
             self._ledger.moved(counts, traffic.received, traffic.sent)
             self._ledger.disconnected(counts, read_clocks().wall)
-            if over:
+            if served:
                 log.info(
                     "connection closed",
                     **who,
@@ -98,11 +98,12 @@ class StreamMode:
                     seconds=round(trio.current_time() - started, 3),
                     end=f"cut: {lifeline.ended}" if lifeline.was_cut else traffic.end,
                 )
-        return over
+        return Ending.CLOSED if traffic.end == "closed" else Ending.TRUNCATED
 
     async def _move(
         self, peer: TlsStream, who: dict[str, str], rule: str | None, traffic: Traffic
     ) -> bool:
+        """Relay until the end; False, and a line in the log, without a backend."""
         address, seconds = self._config.backend.address, self._config.timeouts.backend_connect
         try:
             target = await backend.connect(address, seconds)
@@ -121,9 +122,6 @@ class StreamMode:
         self._health.used(well=True)
         with target:
             await self._relay.relay(peer, target, traffic)
-        if traffic.backend_broke:
-            # Its last bytes are still on their way to the peer; no close_notify after them.
-            await drain_unread(peer.sock)
         return True
 
 

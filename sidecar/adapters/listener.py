@@ -24,8 +24,6 @@ log = structlog.get_logger()
 _RETRY_SECONDS = 0.1
 # A peer that vanished without a word (a laptop that sleeps) is found out after this long.
 _KEEPALIVE_SECONDS = 60
-# How long a peer may take to read our last word, before its connection is dropped.
-_FAREWELL_SECONDS = 1.0
 
 
 async def accept_forever(sock: socket.socket, handler: Handler, connections: trio.Nursery) -> None:
@@ -77,19 +75,3 @@ def has_hung_up(sock: socket.socket) -> bool:
     # Linux tells an end apart by a flag of its own; macOS says POLLHUP, if it is asked for.
     poll.register(sock, getattr(select, "POLLRDHUP", 0) | select.POLLHUP)
     return bool(poll.poll(0))
-
-
-async def drain_unread(sock: socket.socket) -> None:
-    """End our direction, and read until the peer ends its own: closing on unread bytes resets.
-
-    A reset would take from the peer what we said last. It has a second for it.
-    """
-    try:
-        sock.shutdown(socket.SHUT_WR)
-        with trio.move_on_after(_FAREWELL_SECONDS):
-            while True:
-                await trio.lowlevel.wait_readable(sock)
-                if not sock.recv(65536):
-                    return
-    except OSError:
-        return  # it is gone already

@@ -7,6 +7,7 @@ answer of our own, or a cut where an answer was begun and cannot be finished.
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import format_datetime
 from http import HTTPStatus
@@ -18,6 +19,7 @@ import trio
 from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.lifelines import Lifeline
+from sidecar.adapters.lingering import Ending
 from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.config import Config
@@ -127,8 +129,8 @@ class HttpConnection:
         self._end.ended = True
         self._shared.drain.end(self._peer)
 
-    async def serve(self, lifeline: Lifeline | None = None) -> bool:
-        """Serve one request after the other; False when the peer is to read a last word."""
+    async def serve(self, lifeline: Lifeline | None = None) -> Ending:
+        """Serve one request after the other; truncated if the last answer is not whole."""
         self._lifeline = lifeline
         started = trio.current_time()
         self._shared.drain.gates.add(self._gate)
@@ -150,24 +152,26 @@ class HttpConnection:
         end = {"end": self._ended} if self._ended else {}
         log.info("connection closed", **self.who, requests=self._requests, seconds=seconds, **end)
 
-    async def _serve(self) -> bool:
+    async def _serve(self) -> Ending:
         try:
             if self._no_request is not None:
                 raise self._no_request
             while not self._ended and await self._next_head():
                 self._requests += 1
+                try:
+                    goes_on = await self._one_request()
+                except PeerLeftError:
+                    return Ending.TRUNCATED
                 # Of a stranger nobody keeps watch: what it asks is answered once.
-                if not await self._one_request() or self._lifeline is None:
-                    return False
+                if not goes_on or self._lifeline is None:
+                    break
                 self._gate.next_request()
         except HttpError as exc:
-            try:
+            with suppress(PeerLeftError):
                 await self._refuse_form(exc)
-            except PeerLeftError:
-                return True
         except PeerLeftError:
-            return True
-        return False
+            pass  # between two answers
+        return Ending.COMPLETE
 
     @property
     def _ended(self) -> str:

@@ -10,6 +10,7 @@ from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.current_policy import CurrentPolicy
 from sidecar.adapters.lifelines import Lifelines
+from sidecar.adapters.lingering import Ending
 from sidecar.adapters.relay import Relay
 from sidecar.adapters.slots import Slots, Turns
 from sidecar.adapters.tls import CurrentIdentity, TlsStream
@@ -81,25 +82,25 @@ class HttpMode:
         if moved:
             self._drain.end_idle()  # their next request would go to where the backend was
 
-    async def serve(self, peer: TlsStream, address: str) -> bool:
-        """Serve the peer's requests; False when it is to read a last word."""
+    async def serve(self, peer: TlsStream, address: str) -> Ending:
+        """Serve the peer's requests, or refuse the peer."""
         connection = HttpConnection(self._shared, peer, address)
         decision = self._policy.policy.decide(peer.peer)
         if not decision.allowed and not await self._knows_by_now(connection, peer, address):
             log.warning("peer refused", **connection.who, reason=decision.reason)
             if not connection.has_answered:
                 self._refused(peer, address, "peer_not_admitted", decision.reason)
-            return False
+            return Ending.COMPLETE
         async with self._connections.connection(
             peer.peer, decision.connections, self._make_room
         ) as refused:
             if not refused:
                 with self._lifelines.watch(peer, connection.end, is_one_answer=False) as lifeline:
                     return await connection.serve(lifeline)
-                return True  # it was cut
+                return Ending.TRUNCATED  # it was cut
         log.warning("peer refused", **connection.who, reason=refused)
         self._refused(peer, address, "too_many_connections", refused)
-        return False
+        return Ending.COMPLETE
 
     def _make_room(self, peer: SpiffeId, is_full: bool) -> None:
         connections_of = self._connections.connections_of

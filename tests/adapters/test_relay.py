@@ -376,15 +376,21 @@ async def test_backend_that_goes_away_during_an_upload_ends_the_connection(dial:
 
 
 @within(30)
-async def test_peer_that_answers_our_end_without_its_own_is_a_good_end(dial: Lines) -> None:
+async def test_end_without_close_notify_is_truncated_though_the_backend_has_ended(
+    dial: Lines,
+) -> None:
     line = await dial()
     await line.backend.send(b"all of it")
     line.backend.end()
     assert await line.peer.receive_exactly(9) == b"all of it"
     assert await line.peer.receive() == b""
+    await line.peer.send(b"half a requ")
     line.peer.wire.end()
+    assert await line.backend.receive_exactly(11) == b"half a requ"
+    with pytest.raises(ConnectionResetError):
+        await line.backend.receive()
     await line.ended.wait()
-    assert line.traffic == Traffic(0, 9, "closed")
+    assert line.traffic == Traffic(11, 9, "peer: ended without close_notify")
 
 
 @within(30)

@@ -110,7 +110,8 @@ class HalfCloser:
                 self._flush()
 
     def _flush(self) -> None:
-        self.sock.sendall(self._outgoing.read())
+        if self._outgoing.pending:  # nothing would be refused by a side that has ended
+            self.sock.sendall(self._outgoing.read())
 
 
 @contextmanager

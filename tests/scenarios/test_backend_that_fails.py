@@ -45,13 +45,13 @@ def test_answer_that_was_on_its_way_when_the_backend_died(
     backend.close()
 
 
-def test_backend_down_is_a_clean_close_and_a_warning(
+def test_backend_down_is_no_clean_end_and_a_warning(
     launch: Launch, traefik: ssl.SSLContext
 ) -> None:
     port = free_port()
     daemon = launch(backend_address=f"127.0.0.1:{port}")
     address, clean = turned_away(daemon.address, traefik)
-    assert clean
+    assert not clean
     line = daemon.wait_for("backend unreachable", address=address)
     assert line["level"] == "warning"
     assert line["peer"] == "spiffe://example.org/workload/traefik"
@@ -73,7 +73,7 @@ def test_backend_that_takes_no_connection_has_a_deadline(
         where = f"127.0.0.1:{listener.getsockname()[1]}"
         daemon = launch(backend_address=where, more="[timeouts]\nbackend_connect = 0.5")
         address, clean = turned_away(daemon.address, traefik)
-        assert clean
+        assert not clean
         line = daemon.wait_for("backend unreachable", address=address)
         assert line["reason"] == f"backend {where} did not answer within 0.5 s"
 
@@ -84,7 +84,7 @@ def test_backend_that_starts_later_is_found_by_the_next_connection(
     path = folder / "backend.sock"
     daemon = launch(backend_address=f"unix:{path}")
     address, clean = turned_away(daemon.address, traefik)
-    assert clean
+    assert not clean
     line = daemon.wait_for("backend unreachable", address=address)
     assert line["reason"].endswith("No such file or directory")
     backend = EchoBackend(path)

@@ -19,7 +19,6 @@ from sidecar.adapters.relay.pair import (
     PeerStream,
     Traffic,
     Turn,
-    peer_broke,
 )
 from sidecar.core.errors import BackendError, HttpError
 from sidecar.core.http_gate import HttpGate
@@ -57,7 +56,13 @@ class ExchangeBrokenError(BackendError):
 class Exchange(Pair):
     """One request and its answer."""
 
-    __slots__ = ("_backend_is_lost", "_body_seconds", "_gate", "_reader_seconds")
+    __slots__ = (
+        "_backend_is_lost",
+        "_body_seconds",
+        "_gate",
+        "_peer_has_ended",
+        "_reader_seconds",
+    )
 
     def __init__(
         self,
@@ -69,7 +74,7 @@ class Exchange(Pair):
     ) -> None:
         super().__init__(turn, peer, backend, traffic)
         self._gate = gate
-        self._backend_is_lost = False
+        self._backend_is_lost = self._peer_has_ended = False
         self._body_seconds = self._reader_seconds = 0.0  # that the peer has kept us waiting
 
     def begin(self, to_backend: bytes, to_peer: bytes) -> None:
@@ -88,6 +93,9 @@ class Exchange(Pair):
     def give_up(self, seconds: float) -> None:
         """End it: no byte has moved for so long."""
         self.reset_backend()
+        if self._peer_has_left:
+            self.finish(self._peer_end, PeerLeftError(self._peer_end))
+            return
         error = SilenceError(self._waited_for, seconds)
         self.finish(str(error), error)
 
@@ -124,8 +132,21 @@ class Exchange(Pair):
             self.reset_backend()
             self.finish(str(error), error)
 
+    @property
+    def _peer_has_left(self) -> bool:
+        """Tell whether nobody waits for the answer, and nothing more of the request will come."""
+        if self._peer_is_lost and (self._gate.request_is_complete or not self._gate.wants_bytes):
+            return True
+        return self._peer_has_ended
+
     def _settle(self) -> None:
-        if self._gate.response_is_complete and self._to_peer is None:
+        if self._peer_has_left:
+            if self._has_arrived():
+                self.reset_backend()
+                self.finish(self._peer_end, PeerLeftError(self._peer_end))
+            else:
+                self.watch()
+        elif self._gate.response_is_complete and self._to_peer is None:
             # It answered before it had read everything. On this connection it would take the
             # next request for the rest of this one.
             self._traffic.undelivered = self._to_backend is not None or self._backend_is_lost
@@ -135,6 +156,8 @@ class Exchange(Pair):
 
     def _break(self, error: BrokenError) -> None:
         self.reset_backend()
+        if self._peer_has_left:
+            error = BrokenError(self._peer_end, is_peers=True)
         self.finish(str(error), _who_broke(error))
 
     def _peer_is_ready(self, events: int) -> None:
@@ -149,17 +172,20 @@ class Exchange(Pair):
             left = self._to_backend
             sent = self._send_to_backend(left)
             self._to_backend = None if self._backend_is_lost else left[sent:] or None
-        if events & READ and self._to_peer is None and not self._gate.response_is_complete:
+        if not events & READ:
+            return
+        if self._peer_has_left:
+            # For nobody; but a backend that cannot write may not read either.
+            if self._read_from_backend() == 0:
+                raise BrokenError("backend: ended", is_peers=False)
+        elif self._to_peer is None and not self._gate.response_is_complete:
             self._read_backend()
 
     def _read_peer(self) -> None:
-        if self._to_backend is not None or not self._gate.wants_bytes:
+        if self._to_backend is not None or self._peer_has_ended or not self._gate.wants_bytes:
             return
-        try:
-            # Of chunks little at a time: a buffer full of small ones would keep the others waiting.
-            read = self._drain_peer(_CHUNKED_BYTES if self._gate.takes_chunks else len(BUFFER))
-        except EOFError as exc:
-            raise peer_broke(exc) from exc
+        # Of chunks little at a time: a buffer full of small ones would keep the others waiting.
+        read = self._drain_peer(_CHUNKED_BYTES if self._gate.takes_chunks else len(BUFFER))
         if read is None:
             return
         count, ended = read
@@ -167,7 +193,10 @@ class Exchange(Pair):
             self._forward(memoryview(self._gate.receive(BUFFER[:count])))
             self._check_ahead()
         if ended:
-            raise BrokenError("peer: closed", is_peers=True)
+            # Its end cancels the request, whatever it would still read; what came of the request
+            # arrives before that.
+            self._peer_has_ended, self._to_peer = True, None
+            self._peer_end = self._peer_end or "peer: closed"
 
     def _check_ahead(self) -> None:
         """Cut a peer of whom no more can be read: it could not be seen to leave."""
@@ -206,7 +235,7 @@ class Exchange(Pair):
 
     @property
     def _hears_peer(self) -> bool:
-        return self._gate.wants_bytes
+        return self._gate.wants_bytes and not self._peer_has_ended
 
     @property
     def _hears_backend(self) -> bool:

@@ -21,6 +21,10 @@ from sidecar.core.limits import Pace
 # Rounds of the selector, and time, before other tasks (handshakes, the agent) get their turn.
 _ROUNDS = 8
 _ROUNDS_SECONDS = 0.005
+# How often it is looked whether the last bytes of a connection have arrived.
+_ARRIVAL_SECONDS = 0.005
+# How long what was read before a cut may take to arrive.
+_CUT_SECONDS = 2.0
 # Silence is looked for this often within its limit, for all connections together.
 _SWEEPS = 16
 _PACE = Pace()
@@ -50,6 +54,7 @@ class Relay:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_silent_ones)
             nursery.start_soon(self._end_slow_ones)
+            nursery.start_soon(self._settle_ending_ones)
             # Only epoll and kqueue, the defaults of Linux and macOS, have a descriptor to wait on.
             descriptor = self._turn.selector.fileno()  # type: ignore[attr-defined]
             while True:
@@ -84,7 +89,7 @@ class Relay:
             now = trio.current_time()
             for pair in tuple(self._pairs):
                 seconds = self.first_byte if pair.waits_for_answer else self.between_bytes
-                if pair.moved <= now - seconds:
+                if not pair.moves_on_its_way() and pair.moved <= now - seconds:
                     pair.give_up(seconds)
 
     async def _end_slow_ones(self) -> None:
@@ -96,6 +101,17 @@ class Relay:
                 if isinstance(pair, Exchange):
                     pair.hold_to(self.pace, now - before)
             before = now
+
+    async def _settle_ending_ones(self) -> None:
+        while True:
+            if not self._turn.ending:
+                self._turn.news = trio.Event()
+                await self._turn.news.wait()
+            await trio.sleep(_ARRIVAL_SECONDS)
+            self._turn.now = trio.current_time()
+            ending, self._turn.ending = self._turn.ending, set()
+            for pair in ending:
+                pair.handle(0, is_peer=False)
 
     async def relay(self, peer: PeerStream, backend: socket.socket, traffic: Traffic) -> None:
         """Move bytes until both sides have ended, one breaks, or none moves for too long."""
@@ -125,6 +141,12 @@ class Relay:
         try:
             begin()
             await trio.lowlevel.wait_task_rescheduled(pair.abort)
+        except trio.Cancelled:
+            with trio.move_on_after(_CUT_SECONDS) as scope:
+                scope.shield = True
+                await pair.flush()
+            pair.reset_backend()
+            raise
         finally:
             # Before the caller closes the sockets: their numbers will be used again.
             pair.stop_watching()

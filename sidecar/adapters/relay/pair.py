@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import selectors
 import socket
-import struct
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,11 +17,14 @@ from typing import Protocol
 import outcome
 import trio
 
+from sidecar.adapters.relay.arrival import is_broken, reset_on_close, unacknowledged
+
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 # One buffer for the whole process: it is filled and emptied within one call, and a buffer per
 # connection and direction would cost half a MiB each. What could not be sent at once is copied.
 BUFFER = memoryview(bytearray(256 * 1024))
-_RESET = struct.pack("ii", 1, 0)
+# How often it is looked whether the last bytes have arrived: no event tells.
+_ARRIVAL_SECONDS = 0.005
 
 
 class PeerStream(Protocol):
@@ -49,18 +51,22 @@ class Traffic:
     received: int = 0  # from the peer, to the backend
     sent: int = 0  # from the backend, to the peer
     end: str = "cut: shutting down"
-    backend_broke: bool = False
     undelivered: bool = False  # something that was meant for the backend never reached it
     first_sent_at: float = field(default=0.0, compare=False)  # on trio's clock; 0: not yet
 
 
 @dataclass(slots=True)
 class Turn:
-    """What all connections share: the selector, and the time that this round began."""
+    """What all connections share: the selector, and the time that this round began.
+
+    `ending` are the connections that only wait for their last bytes to arrive at the backend.
+    """
 
     selector: selectors.BaseSelector
     now: float = 0.0
     heard: float = -math.inf  # when a backend last sent anything
+    ending: set[Pair] = field(default_factory=set)
+    news: trio.Event = field(default_factory=trio.Event)  # that there is one
 
 
 class BrokenError(Exception):
@@ -71,21 +77,25 @@ class BrokenError(Exception):
         self.is_peers = is_peers
 
 
-def peer_broke(exc: Exception) -> BrokenError:
-    """Give the error for a peer that is gone."""
-    return BrokenError(f"peer: {exc}", is_peers=True)
-
-
 class Pair(ABC):
-    """One connection's two sides: what waits to be written, and what is watched for."""
+    """One connection's two sides: what waits to be written, and what is watched for.
+
+    A peer that ends, or can no longer be written to, does not end it at once: what the peer has
+    sent is read to its end, sent, and acknowledged by the backend's kernel, and only then the
+    backend is told. A reset would overtake those bytes.
+    """
 
     __slots__ = (
         "_asked_last",
         "_backend",
         "_backend_events",
         "_finished",
+        "_left",
         "_peer",
+        "_peer_end",
         "_peer_events",
+        "_peer_is_lost",
+        "_peer_is_truncated",
         "_peer_read_wants_write",
         "_task",
         "_to_backend",
@@ -105,6 +115,10 @@ class Pair(ABC):
         self._to_peer: memoryview | None = None
         self._peer_read_wants_write = self._finished = False
         self._asked_last = False  # the last byte that moved went to the backend
+        self._peer_is_lost = False  # nothing can be sent to it any more
+        self._peer_is_truncated = False  # it ended without close_notify
+        self._peer_end = ""  # the reason, in either case
+        self._left = 0  # unacknowledged, when that was last looked at
         self._peer_events = self._backend_events = 0
         self._task = trio.lowlevel.current_task()
         self.moved = turn.now
@@ -169,14 +183,57 @@ class Pair(ABC):
 
     def abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         """Hear of the task's cancellation: from now on nobody else may wake it."""
-        self.reset_backend()
         self.stop_watching()
         return trio.lowlevel.Abort.SUCCEEDED
 
     def reset_backend(self) -> None:
         """Let the backend see a reset, where TCP would say FIN: what was cut is not complete."""
-        with suppress(OSError):  # macOS refuses options on a connection that is gone
-            self._backend.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        reset_on_close(self._backend)
+
+    def moves_on_its_way(self) -> bool:
+        """Tell whether a reader, however slow, has taken something since this was last asked."""
+        before = self._left
+        self._left = unacknowledged(self._backend) + unacknowledged(self._peer.sock)
+        if self._left < before:
+            self.moved = self._turn.now
+        return self._left < before
+
+    def _has_arrived(self) -> bool:
+        """Tell whether all that the peer sent is at the backend; else, have it looked at again."""
+        if self._to_backend is not None:
+            return False
+        if not unacknowledged(self._backend):
+            return True
+        self._look_again()
+        return False
+
+    def _look_again(self) -> None:
+        """Have the loop settle this connection again in a moment."""
+        self._turn.ending.add(self)
+        self._turn.news.set()
+
+    async def flush(self) -> None:
+        """Send what was read before a cut; the caller bounds the time.
+
+        Of whoever reads no more, nothing is expected.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush_to_backend)
+            with suppress(OSError):
+                while self._to_peer and not self._peer_is_lost:
+                    self._to_peer = self._to_peer[self._peer.send(self._to_peer) :] or None
+                    if self._to_peer:
+                        await trio.lowlevel.wait_writable(self._peer.sock)
+
+    async def _flush_to_backend(self) -> None:
+        with suppress(OSError):
+            while self._to_backend is not None and not is_broken(self._backend):
+                sent = self._send_to_backend(self._to_backend)
+                self._to_backend = self._to_backend[sent:] or None if self._to_backend else None
+                if self._to_backend is not None:
+                    await trio.lowlevel.wait_writable(self._backend)
+            while unacknowledged(self._backend):  # noqa: ASYNC110 -- the kernel has no event for it
+                await trio.sleep(_ARRIVAL_SECONDS)
 
     def watch(self) -> None:
         """Watch for what there is room for: a full side stops the reading of the other."""
@@ -199,6 +256,7 @@ class Pair(ABC):
     def stop_watching(self) -> None:
         """Take both sockets from the selector."""
         self._finished = True
+        self._turn.ending.discard(self)
         self._peer_events = self._set_events(self._peer.sock, self._peer_events, 0, True)
         self._backend_events = self._set_events(self._backend, self._backend_events, 0, False)
 
@@ -220,8 +278,10 @@ class Pair(ABC):
             # A key update while the peer does not read.
             self._peer_read_wants_write = True
             return None
-        except ConnectionError as exc:
-            raise peer_broke(exc) from exc
+        except (EOFError, ConnectionError) as exc:
+            self._peer_is_truncated = True
+            self._peer_end = self._peer_end or f"peer: {exc}"
+            return 0, True
 
     def _read_from_backend(self) -> int | None:
         """Read what the backend has sent into `BUFFER`; None when it was nothing yet."""
@@ -237,16 +297,30 @@ class Pair(ABC):
         return count
 
     def _send_to_peer(self, data: memoryview) -> int:
+        if self._peer_is_lost:
+            return len(data)  # for nobody; reading it keeps the backend reading
         try:
             sent = self._peer.send(data)
         except ConnectionError as exc:
-            raise peer_broke(exc) from exc
+            # What it sent before it left is still to be read.
+            self._peer_is_lost, self._peer_end = True, f"peer: {exc}"
+            return len(data)
         if sent:
             self.moved = self._turn.now
             self._traffic.sent += sent
             if not self._traffic.first_sent_at:
                 self._traffic.first_sent_at = self._turn.now
         return sent
+
+    def _end_peer(self) -> bool:
+        """Send close_notify; False when the socket is full."""
+        if self._peer_is_lost:
+            return True
+        try:
+            return self._peer.send_end()
+        except ConnectionError as exc:
+            self._peer_is_lost, self._peer_end = True, f"peer: {exc}"
+            return True
 
     def _send_to_backend(self, data: memoryview) -> int:
         try:

@@ -16,36 +16,64 @@ from sidecar.adapters.relay.pair import (
     PeerStream,
     Traffic,
     Turn,
-    peer_broke,
 )
 
 
 class Stream(Pair):
-    """One connection of mode `stream`."""
+    """One connection of mode `stream`, and its ends.
 
-    __slots__ = ("_backend_is_broken", "_half_closed", "_received_end", "_sent_end")
+    Both sides have ended: "closed". The peer has ended without close_notify, or cannot be sent to:
+    what it sent arrives, what the backend had sent is passed on, then the backend sees a reset.
+    The backend was reset: what it had sent is passed on, and no close_notify follows.
+    """
+
+    __slots__ = (
+        "_backend_is_broken",
+        "_backend_is_quiet",
+        "_half_closed",
+        "_received_end",
+        "_sent_end",
+    )
 
     def __init__(
         self, turn: Turn, peer: PeerStream, backend: socket.socket, traffic: Traffic
     ) -> None:
         super().__init__(turn, peer, backend, traffic)
         self._received_end = self._half_closed = self._sent_end = False
+        self._backend_is_quiet = False  # whether nothing was there when it was last read
         self._backend_is_broken = ""
 
     def give_up(self, seconds: float) -> None:
         """End it: no byte has moved for so long."""
+        # What was cut short must not look complete: RST, and no close_notify.
+        self.reset_backend()
         self.finish(f"no byte for {seconds:g} s")
 
     def _settle(self) -> None:
-        if self._half_closed and self._sent_end:
+        if self._peer_end and self._received_end:
+            self._settle_last_bytes()
+        elif self._half_closed and self._sent_end:
             self.finish("closed")
         else:
             self.watch()
 
+    def _settle_last_bytes(self) -> None:
+        """End it when what both sides had sent has been passed on."""
+        if self._to_backend is None and self._to_peer is None and not self._sent_end:
+            self._read_backend()
+        if self._to_peer is not None or not self._has_arrived():
+            self.watch()
+        elif self._sent_end or self._backend_is_quiet:
+            if self._peer_is_truncated:
+                self.reset_backend()
+            self.finish(self._peer_end)
+        else:
+            self._look_again()
+            self.watch()
+
     def _break(self, error: BrokenError) -> None:
-        # What was cut short must not look complete: the peer gets no close_notify.
         self.reset_backend()
-        self.finish(str(error))
+        self.finish(self._peer_end or str(error))
 
     def _peer_is_ready(self, events: int) -> None:
         if events & WRITE and self._to_peer is not None:
@@ -64,14 +92,7 @@ class Stream(Pair):
     def _read_peer(self) -> None:
         if self._to_backend is not None or self._received_end:
             return
-        try:
-            read = self._drain_peer()
-        except EOFError as exc:
-            # Without a close_notify bytes may be missing; to that which answers our own there is
-            # nothing to miss, and many clients do not send one.
-            if not self._sent_end:
-                raise peer_broke(exc) from exc
-            read = 0, True
+        read = self._drain_peer()
         if read is None:
             return
         count, self._received_end = read
@@ -82,6 +103,7 @@ class Stream(Pair):
 
     def _read_backend(self) -> None:
         count = self._read_from_backend()
+        self._backend_is_quiet = count is None
         if count is None:
             return
         if not count and self._backend_is_broken:
@@ -97,17 +119,15 @@ class Stream(Pair):
         if self._to_peer:
             sent = self._send_to_peer(self._to_peer)
             self._to_peer = self._to_peer[sent:] or None
-            return
-        try:
-            if self._peer.send_end():
-                self._to_peer, self._sent_end = None, True
-        except ConnectionError as exc:
-            raise peer_broke(exc) from exc
+        elif self._end_peer():
+            self._to_peer, self._sent_end = None, True
 
     def _end_backend_if_due(self) -> None:
         """Half-close the backend's side once all that the peer sent is delivered."""
         if self._half_closed or not self._received_end or self._to_backend is not None:
             return
+        if self._peer_is_truncated:
+            return  # a FIN would say that this was all
         try:
             self._backend.shutdown(socket.SHUT_WR)
         except OSError as exc:
@@ -118,7 +138,6 @@ class Stream(Pair):
         # It may have answered before it left, as a server does that takes no such request: what
         # it said is still to be read.
         self._backend_is_broken = f"backend: {exc.strerror}"
-        self._traffic.backend_broke = True
         self._received_end = self._half_closed = True
 
     @property
