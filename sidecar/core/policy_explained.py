@@ -17,7 +17,7 @@ from sidecar.core.config import Config
 from sidecar.core.endpoint import BadPathError, RequestPath
 from sidecar.core.errors import HttpError
 from sidecar.core.http_answers import HEALTH_PATH
-from sidecar.core.http_head import parse_request
+from sidecar.core.http_head import ASTERISK, parse_request
 from sidecar.core.near_miss import FAR, Miss, endpoint_miss, peer_miss
 from sidecar.core.policy import PeerPattern, Policy, RequestDecision, Rule
 from sidecar.core.spiffe_id import SpiffeId
@@ -101,7 +101,8 @@ def explain_request(
         verdict = f"REFUSED: {request}: {malformed}; no rule is asked"
         return Explanation(False, verdict, tuple(details), _repairs(policy, peer, request))
     admitted = policy.decide(peer)
-    if admitted.allowed and request.path == HEALTH_PATH and request.method in ("GET", "HEAD"):
+    is_health = request.path == HEALTH_PATH and request.method in ("GET", "HEAD")
+    if admitted.allowed and (is_health or request.path == ASTERISK):
         verdict = f"ALLOWED by rule {admitted.rule!r}: {request}"
         details.append("endpoint  the sidecar's own, for every peer that is admitted; no limits")
         return Explanation(
@@ -146,10 +147,17 @@ def _details(
         yield f"named by  {_naming(decision.rule, peer)}"
         yield f"endpoint  {decision.endpoint}"
         yield f"limits    {limits_in_words(decision.rule, config)}"
+        if decision.rule.pass_headers:
+            yield f"passes    {', '.join(sorted(decision.rule.pass_headers))}"
     if request.method == "OPTIONS" and config.cors is not None:
         yield (
             "browsers  a preflight (with Access-Control-Request-Method) is answered by the "
             "sidecar itself, from [cors]"
+        )
+    if decision.allowed and config.cors is None:
+        yield (
+            "browsers  the model server judges a page of another origin (Ollama: 403); [cors] is "
+            "for such pages"
         )
 
 

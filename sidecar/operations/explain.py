@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from sidecar.core.checked import Serving
 from sidecar.core.errors import InvalidSpiffeIdError
+from sidecar.core.http_head import ASTERISK
 from sidecar.core.policy_explained import Explanation, Request, explain_peer, explain_request
 from sidecar.core.spiffe_id import SCHEME, SpiffeId
 from sidecar.operations.pasted_request import read_curl, read_log_line
@@ -51,7 +52,8 @@ def read_question(
             raise QuestionError("expected --method and --path together")
     except ValueError as exc:
         raise QuestionError(str(exc)) from exc
-    if request is not None and not request.path.startswith("/"):
+    whole = Request("OPTIONS", ASTERISK)
+    if request is not None and not request.path.startswith("/") and request != whole:
         raise QuestionError(f"expected a path that begins with /, found {request.path!r}")
     if peer is None:
         raise QuestionError("expected --peer with a SPIFFE ID")

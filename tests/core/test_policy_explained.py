@@ -80,6 +80,8 @@ def test_allowed_request_tells_rule_endpoint_and_limits() -> None:
         "  endpoint  POST /v1/chat/completions",
         "  limits    2.5 requests a second and 3 at once, 192 running at a time, "
         "bodies of at most 104857600 bytes",
+        "  browsers  the model server judges a page of another origin (Ollama: 403); [cors] is for "
+        "such pages",
         "rules, in the order they are tried:",
         "  deny  'retired': names other peers; nearest spiffe://e.org/workload/old-*: "
         "the peer has 'traefik' in place of 'old-*'",
@@ -89,6 +91,29 @@ def test_allowed_request_tells_rule_endpoint_and_limits() -> None:
         "  allow 'workloads': not reached",
         "  allow 'monitoring': not reached",
     ]
+
+
+def test_pages_of_other_origins_are_explained_where_the_model_server_judges_them() -> None:
+    def told(request: str, more: str = "") -> bool:
+        return any(
+            "browsers  the model server" in line for line in asked(request, more=more).lines()
+        )
+
+    assert told("POST /v1/chat/completions")
+    assert not told("POST /v1/chat/completions", '[cors]\nallow_origins = ["https://ui.example"]\n')
+    assert not told("POST /api/pull")
+
+
+def test_what_a_rule_passes_is_told() -> None:
+    policy = POLICY.replace("requests_per", 'pass_headers = ["X-Session-ID"]\nrequests_per')
+    lines = asked("POST /v1/chat/completions", policy=policy).lines()
+    assert "  passes    x-session-id" in lines
+
+
+def test_server_as_a_whole_is_answered_by_the_sidecar() -> None:
+    assert asked("OPTIONS *").verdict == "ALLOWED by rule 'traefik': OPTIONS *"
+    assert not asked("GET *").allowed
+    assert not asked("OPTIONS *", peer="spiffe://e.org/stranger").allowed
 
 
 def test_refused_request_tells_near_misses_before_the_rules() -> None:

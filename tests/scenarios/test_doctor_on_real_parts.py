@@ -121,6 +121,7 @@ def test_ollama_as_it_comes_is_content(ollama: Ollama, folder: Path) -> None:
         "backend.loopback_only": Verdict.OK,
         "backend.health": Verdict.OK,
         "backend.host": Verdict.OK,
+        "backend.origin": Verdict.OK,
         "backend.product": Verdict.OK,
         "backend.endpoints": Verdict.WARN,
         "backend.streaming": Verdict.SKIPPED,

@@ -53,7 +53,12 @@ LINE_ENDS = (
     refused("line end: a head inside of a value", models(b"X: y\n\n" + PULL)),
     accepted("line end: CRLF before the request line", b"\r\n" + models(), SEES_MODELS),
     accepted("line end: two CRLF before the request line", b"\r\n\r\n" + models(), SEES_MODELS),
-    refused("line end: a thousand CRLF before the request line", b"\r\n" * 1000 + models()),
+    Case(
+        "line end: a thousand CRLF before the request line",
+        b"\r\n" * 1000 + models(),
+        (SILENT,),  # who sees only empty lines has nothing to answer
+        ends=True,
+    ),
     refused("line end: CRLF LF before the request line", b"\r\n\n" + models()),
     refused("line end: CRLF CR before the request line", b"\r\n\r" + models()),
     refused("line end: LF before the request line", b"\n" + models()),

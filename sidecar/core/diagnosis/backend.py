@@ -18,6 +18,7 @@ NAMES = (
     "backend.loopback_only",
     "backend.health",
     "backend.host",
+    "backend.origin",
     "backend.product",
     "backend.endpoints",
     "backend.streaming",
@@ -82,6 +83,7 @@ class BackendFacts:
 
     `refusal` says why no connection was taken. `exposed` are other addresses of this host on which
     it answers. `host` is [backend] host, and `sent` is what the backend was sent for it.
+    `foreign` and `page` are its answers to that Host, and to a page of another origin.
     `missing` are endpoints of the rules that it does not have, `presets` the presets of the rules.
     """
 
@@ -98,6 +100,8 @@ class BackendFacts:
     health_path: str
     health: Asked | Unknown
     foreign: Asked | Unknown
+    page: Asked | Unknown
+    cors: bool  # whether there is [cors], and so no Origin for the backend
     product: Product
     missing: tuple[str, ...] | Unknown
     streamed: tuple[Streamed, ...] | Unknown
@@ -118,6 +122,7 @@ def judge_backend(facts: BackendFacts) -> Iterator[Finding]:
         return
     yield _health(facts)
     yield _host(facts)
+    yield _origin(facts)
     yield _product(facts)
     yield _endpoints(facts)
     yield _streaming(facts)
@@ -223,6 +228,18 @@ def _host(facts: BackendFacts) -> Finding:
     if foreign.status == 403:
         return ok(name, f"it answers 403 to Host: {facts.sent}, so it is sent its own address")
     return ok(name, f"it takes Host: {facts.sent}")
+
+
+def _origin(facts: BackendFacts) -> Finding:
+    name, page = "backend.origin", facts.page
+    if facts.cors:
+        return ok(name, "[cors] answers pages of other origins, and the backend sees no Origin")
+    if isinstance(page, Unknown):
+        return skipped(name, page)
+    if page.status == 403:
+        seen = "it answers 403 to pages of other origins; [cors] is for those that may ask"
+        return ok(name, seen)
+    return ok(name, "it serves pages of other origins, as far as its health path tells")
 
 
 def _product(facts: BackendFacts) -> Finding:

@@ -61,6 +61,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "backend.loopback_only": "the model server is not reachable on another address",
         "backend.health": "it answers on [backend] health_path",
         "backend.host": "it accepts the Host that it will be sent",
+        "backend.origin": "what a page of another origin is told, and by whom",
         "backend.product": "which model server it is; the health path is one of its own",
         "backend.endpoints": "it has the endpoints that the rules allow",
         "backend.streaming": "a streamed answer arrives piece by piece",

@@ -45,6 +45,7 @@ class _Seen:
 
     health: Asked | Unknown
     foreign: Asked | Unknown
+    page: Asked | Unknown
     product: Product
     missing: tuple[str, ...] | Unknown
 
@@ -59,7 +60,7 @@ async def backend_facts(subject: Subject, heard: Pending[Hearing]) -> BackendFac
     way = () if address.ip else await trio.to_thread.run_sync(look, abandon_on_cancel=True)
     refusal = await knock(address)
     late = Unknown(f"the backend took longer than {_ALL_SECONDS:g} s")
-    seen = _Seen(late, late, Product(), late)
+    seen = _Seen(late, late, late, Product(), late)
     if not refusal and table.mode == "http":
         with trio.move_on_after(_ALL_SECONDS):
             await _look(subject, table, seen)
@@ -77,6 +78,8 @@ async def backend_facts(subject: Subject, heard: Pending[Hearing]) -> BackendFac
         health_path=str(table.health_path),
         health=seen.health,
         foreign=seen.foreign,
+        page=seen.page,
+        cors=serving.cors is not None,
         product=seen.product,
         missing=seen.missing,
         streamed=await _streamed(subject, table, heard, refusal),
@@ -92,10 +95,12 @@ async def _look(subject: Subject, table: BackendTable, seen: _Seen) -> None:
     async with client_of(table.address) as client:
         seen.health = (await ask(client, "GET", table.health_path)).asked
         if seen.health.reason:
-            seen.foreign = seen.missing = Unknown("it does not answer")
+            seen.foreign = seen.page = seen.missing = Unknown("it does not answer")
             return
         host = {"Host": _sent_host(table)}
         seen.foreign = (await ask(client, "GET", table.health_path, host)).asked
+        page = {"Origin": f"https://{_FOREIGN_HOST}"}
+        seen.page = (await ask(client, "GET", table.health_path, page)).asked
         seen.product = await _product(client)
         seen.missing = await _missing(client, subject.files.policy, seen.product)
 

@@ -138,8 +138,22 @@ def test_a_missing_endpoint_is_told_since_when_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        pytest.param(BACKEND, "403 to pages of other origins; [cors]", id="it refuses them"),
+        pytest.param(changed(page=Asked(200)), "it serves pages", id="it does not"),
+        pytest.param(changed(cors=True), "[cors] answers", id="ours to judge"),
+    ],
+)
+def test_pages_of_other_origins_are_explained(facts: BackendFacts, said: str) -> None:
+    (found,) = [one for one in judge_backend(facts) if one.name == "backend.origin"]
+    assert said in found.seen
+
+
+@pytest.mark.parametrize(
     ("facts", "name"),
     [
+        pytest.param(changed(page=Unknown("x")), "backend.origin", id="late, also"),
         pytest.param(changed(exposed=Unknown("x")), "backend.loopback_only", id="addresses"),
         pytest.param(changed(health=Unknown("x")), "backend.health", id="late"),
         pytest.param(changed(foreign=Unknown("x")), "backend.host", id="late, too"),
