@@ -95,7 +95,7 @@ async def _serve(sock: socket.socket, address: str, service: Service) -> None:
 
 async def _handshake(sock: socket.socket, address: str, service: Service) -> TlsStream | None:
     """Take the peer in; None, and a line in the log, when it is refused."""
-    refused = None
+    refused, began = None, trio.current_time()
     with service.slots.handshake(host_of(address)) as slot:
         try:
             identity = _identity(service.current)  # once: a rotation changes no connection
@@ -112,7 +112,7 @@ async def _handshake(sock: socket.socket, address: str, service: Service) -> Tls
         text = "too many handshakes, this was the oldest"
         refused = PeerError(text, result=HandshakeResult.DISPLACED)
     if refused is None:
-        service.current.ledger.handshake(HandshakeResult.ACCEPTED)
+        service.current.ledger.handshake(HandshakeResult.ACCEPTED, trio.current_time() - began)
         return peer
     _tell(refused, address, service.current.ledger)
     return None

@@ -26,7 +26,7 @@ from sidecar.adapters.tls import CurrentIdentity, ServerIdentity
 from sidecar.core.config import ConnectionsTable
 from sidecar.core.errors import PeerError
 from sidecar.core.identity_state import Clocks
-from sidecar.core.lifetime import NEVER, Ending, judge
+from sidecar.core.lifetime import MAX_AGE, NEVER, NO_IDENTITY, PEER_EXPIRED, Ending, judge
 from sidecar.core.svid import seconds_left
 
 # The longest time between two looks at the wall clock, and what is no jump of it.
@@ -150,8 +150,8 @@ class LifeKeeper:
     def _endings(self, lifeline: Lifeline, now: _Now) -> Iterator[Ending]:
         table = self.table
         left = seconds_left(lifeline.peer.not_after, now.clocks.wall)
-        yield Ending("the peer's SVID has expired", left, table.expiry_grace_seconds)
-        yield Ending("no valid identity of our own", self._own(now), table.expiry_grace_seconds)
+        yield Ending(PEER_EXPIRED, left, table.expiry_grace_seconds)
+        yield Ending(NO_IDENTITY, self._own(now), table.expiry_grace_seconds)
         reason = self._revoked(lifeline, now)
         if reason:
             if lifeline.revoked_at is None:
@@ -162,7 +162,7 @@ class LifeKeeper:
             lifeline.revoked_at = None
         if table.max_age_seconds:
             at = lifeline.started + table.max_age_seconds - now.time
-            yield Ending("max_age_seconds", at, 0.0 if lifeline.is_one_answer else NEVER)
+            yield Ending(MAX_AGE, at, 0.0 if lifeline.is_one_answer else NEVER)
 
     def _own(self, now: _Now) -> float:
         """Give the seconds until we have no identity to serve with."""

@@ -149,7 +149,8 @@ class Server:
         async with trio.open_nursery() as accepting:
             for sock in self._sockets:
                 handler = partial(serve, service=self.service)
-                accepting.start_soon(accept_forever, sock, handler, connections)
+                failed = self.current.ledger.accept_failed
+                accepting.start_soon(accept_forever, sock, handler, connections, failed)
 
     def drain(self) -> None:
         """Let no connection wait for more to do, and nothing change any more."""

@@ -87,6 +87,7 @@ class StreamMode:
         finally:
             self._ledger.moved(counts, traffic.received, traffic.sent)
             self._ledger.disconnected(counts, read_clocks().wall)
+            self._ledger.connection_ended(trio.current_time() - started, lifeline.ended)
             if served:
                 log.info(
                     "connection closed",
@@ -109,6 +110,7 @@ class StreamMode:
             target = await backend.connect(address, seconds)
         except BackendError as exc:
             self._health.used(well=False)
+            self._ledger.backend_failed("unreachable")
             log.warning(
                 "backend unreachable",
                 **who,
@@ -122,6 +124,8 @@ class StreamMode:
         self._health.used(well=True)
         with target:
             await self._relay.relay(peer, target, traffic)
+        if traffic.end.startswith("backend:"):
+            self._ledger.backend_failed("broke")
         return True
 
 

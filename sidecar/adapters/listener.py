@@ -26,8 +26,16 @@ _RETRY_SECONDS = 0.1
 _KEEPALIVE_SECONDS = 60
 
 
-async def accept_forever(sock: socket.socket, handler: Handler, connections: trio.Nursery) -> None:
-    """Accept for ever; each connection is a task of `connections` and outlives this one."""
+async def accept_forever(
+    sock: socket.socket,
+    handler: Handler,
+    connections: trio.Nursery,
+    failed: Callable[[], None] = lambda: None,
+) -> None:
+    """Accept for ever; each connection is a task of `connections` and outlives this one.
+
+    `failed` is called when the system refuses to accept.
+    """
     while True:
         try:
             accepted, peer = sock.accept()
@@ -38,6 +46,7 @@ async def accept_forever(sock: socket.socket, handler: Handler, connections: tri
             if exc.errno == errno.ECONNABORTED:  # a peer that left before it was accepted
                 await trio.lowlevel.checkpoint()
                 continue
+            failed()
             log.error("cannot accept", reason=exc.strerror, retry_seconds=_RETRY_SECONDS)
             await trio.sleep(_RETRY_SECONDS)
             continue

@@ -22,7 +22,8 @@ from prometheus_client.registry import Collector
 from sidecar.core.handshake_result import HandshakeResult
 from sidecar.core.histogram import BOUNDS, Histogram
 from sidecar.core.identity_state import IdentityState
-from sidecar.core.ledger import DENIALS, OTHER_DENIALS, Ledger
+from sidecar.core.ledger import BACKEND_WORDS, DENIALS, OTHER_DENIALS, Ledger
+from sidecar.core.lifetime import END_WORDS
 from sidecar.core.readiness import ReasonName, verdict
 from sidecar.core.status import IdentityStatus, LoadStatus, PolicyStatus, Status
 
@@ -163,6 +164,18 @@ def _of_peers(load: LoadStatus, ledger: Ledger) -> Iterator[Metric]:
     text = "TLS handshakes that ended, by how they did."
     handshakes = {result.value: ledger.handshakes[result] for result in HandshakeResult}
     yield _counters("handshakes", text, "result", handshakes)
+    text = "Seconds of TLS handshakes that went well."
+    yield _histogram("handshake_duration_seconds", text, ledger.handshake_seconds)
+    text = "Attempts to accept a connection that the system refused."
+    yield _counter("accept_failures", text, ledger.accept_failures)
+    text = "Seconds of admitted connections, from admission to end."
+    yield _histogram("connection_duration_seconds", text, ledger.connection_seconds)
+    text = "Admitted connections that ended, by why; closed: not because of us."
+    ends = {word: ledger.connection_ends[word] for word in END_WORDS}
+    yield _counters("connection_ends", text, "reason", ends)
+    text = "Connections and requests that failed because of the backend, by how."
+    failures = {word: ledger.backend_failures[word] for word in BACKEND_WORDS}
+    yield _counters("backend_failures", text, "reason", failures)
     text = "Requests and connections that we refused ourselves, by why."
     denials = {code: ledger.denials[code] for code in sorted(DENIALS | {OTHER_DENIALS})}
     yield _counters("denials", text, "reason", denials)
@@ -197,6 +210,14 @@ def _add(family: HistogramMetricFamily, rule: str, histogram: Histogram) -> None
         bounds = [*map(str, BOUNDS), "+Inf"]
         buckets = list(zip(bounds, histogram.cumulative(), strict=True))
         family.add_metric((rule,), buckets, histogram.total_seconds)
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    family = HistogramMetricFamily(_PREFIX + name, text)
+    bounds = [*map(str, BOUNDS), "+Inf"]
+    buckets = list(zip(bounds, histogram.cumulative(), strict=True))
+    family.add_metric((), buckets, histogram.total_seconds)
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

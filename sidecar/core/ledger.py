@@ -15,7 +15,9 @@ from datetime import datetime
 
 from sidecar.core.after_rotation import HookResult
 from sidecar.core.handshake_result import HandshakeResult
+from sidecar.core.histogram import Histogram
 from sidecar.core.identity_state import IdentityState
+from sidecar.core.lifetime import end_word
 from sidecar.core.peer_counts import PeerCounts, Peers
 from sidecar.core.recent_refusals import RecentRefusals
 from sidecar.core.rule_counts import Finished, Rules
@@ -48,6 +50,10 @@ DENIALS = frozenset(
 OTHER_DENIALS = "other"
 # Answers of ours that refuse nobody: the status counts them.
 BACKEND_FAILURES = frozenset({"backend_unreachable", "backend_silent"})
+
+
+# How it failed: no connection, one that broke or said what cannot be read, no answer in time.
+BACKEND_WORDS = ("unreachable", "broke", "silent")
 
 
 @dataclass(slots=True)
@@ -94,6 +100,10 @@ class Ledger:
         self.listening: tuple[str, ...] = ()
         self.draining = False
         self.handshakes: Counter[HandshakeResult] = Counter()
+        self.handshake_seconds, self.connection_seconds = Histogram(), Histogram()
+        self.accept_failures = 0
+        self.connection_ends: Counter[str] = Counter()
+        self.backend_failures: Counter[str] = Counter()
         self.denials: Counter[str] = Counter()
         self.refusals = RecentRefusals()
         self.peers = Peers()
@@ -118,9 +128,15 @@ class Ledger:
 
     # Peers and their requests.
 
-    def handshake(self, result: HandshakeResult) -> None:
-        """Count a handshake that ended."""
+    def accept_failed(self) -> None:
+        """Count an attempt to accept a connection that the system refused."""
+        self.accept_failures += 1
+
+    def handshake(self, result: HandshakeResult, seconds: float | None = None) -> None:
+        """Count a handshake that ended; `seconds` of one that went well."""
         self.handshakes[result] += 1
+        if seconds is not None:
+            self.handshake_seconds.observe(seconds)
 
     def connected(self, peer: SpiffeId, now: datetime) -> PeerCounts:
         """Count a connection that policy admits; what it gives goes with the connection."""
@@ -129,6 +145,15 @@ class Ledger:
     def disconnected(self, counts: PeerCounts, now: datetime) -> None:
         """Count the end of that connection."""
         self.peers.disconnected(counts, now)
+
+    def connection_ended(self, seconds: float, reason: str) -> None:
+        """Count the end of an admitted connection, and the reason if it was ours."""
+        self.connection_seconds.observe(seconds)
+        self.connection_ends[end_word(reason)] += 1
+
+    def backend_failed(self, word: str) -> None:
+        """Count what the backend did not do; a word of `BACKEND_WORDS`."""
+        self.backend_failures[word] += 1
 
     def request_began(self, counts: PeerCounts | None) -> None:
         """Count a request that runs from now on; None: it came from a stranger."""

@@ -10,6 +10,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NEVER = float("inf")
+# What ends a connection, as logs say it, and the words that metrics count.
+PEER_EXPIRED = "the peer's SVID has expired"
+NO_IDENTITY = "no valid identity of our own"
+MAX_AGE = "max_age_seconds"
+_WORDS = {
+    "": "closed",
+    PEER_EXPIRED: "svid_expired",
+    NO_IDENTITY: "no_identity",
+    MAX_AGE: "max_age",
+}
+_REVOKED = "not_admitted"
+END_WORDS = (*_WORDS.values(), _REVOKED)
+
+
+def end_word(reason: str) -> str:
+    """Return the word for the reason of a `Verdict`; what policy and bundles say is one word."""
+    return _WORDS.get(reason, _REVOKED)
 
 
 @dataclass(frozen=True, slots=True)

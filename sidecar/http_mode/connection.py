@@ -145,7 +145,9 @@ class HttpConnection:
             self._shared.drain.gates.discard(self._gate)
             self._link.drop()
             if lifeline is not None:  # of a stranger the line of its request says all
-                self._log_closed(round(trio.current_time() - started, 3))
+                seconds = trio.current_time() - started
+                ledger.connection_ended(seconds, self._ended)
+                self._log_closed(round(seconds, 3))
             self._no_request = None  # raised here, it holds our frames, and they hold us
 
     def _log_closed(self, seconds: float) -> None:
@@ -208,6 +210,8 @@ class HttpConnection:
             return await self._refuse(request, RefusedError(bad_gateway()), line)
         except SilenceError as exc:
             line.reason, line.outcome = str(exc), OUTCOME_OF_SILENCE[exc.waited]
+            if line.outcome == "backend_failed":
+                self._shared.ledger.backend_failed("silent")
             return await self._refuse(request, RefusedError(late(exc), closes=True), line)
         except PeerLeftError:
             line.reason, line.outcome = "the peer left before it had its answer", "peer_left"
@@ -290,6 +294,7 @@ class HttpConnection:
                 await self._end.unless_gone(self._link.finish)
         except BackendError:
             self._shared.health.used(well=False)
+            self._shared.ledger.backend_failed("unreachable")
             raise
 
     async def _own_answer(self, request: RequestHead, line: RequestLine) -> Answer | None:
@@ -311,12 +316,17 @@ class HttpConnection:
             return await self._exchange(request, forwarding, line)
         except BackendError:
             if not is_kept or self._gate.answer_has_begun:
+                self._shared.ledger.backend_failed("broke")
                 raise
         line.traffic = Traffic()
         await self._open_link()
         identity, rule = self._check_identity(), self._decide(request, line)
         forwarding = self._forwarding(request, rule, identity, line)
-        return await self._exchange(request, forwarding, line)
+        try:
+            return await self._exchange(request, forwarding, line)
+        except BackendError:
+            self._shared.ledger.backend_failed("broke")
+            raise
 
     async def _exchange(
         self, request: RequestHead, forwarding: Forwarding, line: RequestLine

@@ -211,14 +211,18 @@ def test_trouble_is_seen(status: Status, name: str, labels: Labels, expected: fl
 
 def test_what_is_not_there_is_not_on_the_page() -> None:
     names = samples(page(serving(identity=None, backend=but(BACKEND, checked_at=None))))
-    assert not [name for name in names if name.startswith(("svid_not_", "backend_", "hook_"))]
+    assert not [name for name in names if name.startswith(("svid_not_", "backend_up", "hook_"))]
     assert "svid_rotations_total" in names
 
 
 def test_helper_has_files_and_nothing_of_peers() -> None:
     names = samples(page(helping(files=FilesStatus(directory="/certs"))))
     assert {"cert_files_publications_total", "hook_runs_total", "ready"} <= names.keys()
-    assert not [name for name in names if name.startswith(("request", "handshake", "backend"))]
+    assert not [
+        name
+        for name in names
+        if name.startswith(("request", "handshake", "backend", "connection", "accept"))
+    ]
 
 
 def test_each_scrape_is_of_its_moment() -> None:

@@ -16,7 +16,9 @@ from tests.client import client_context, connect, receive_exactly, refusal
 from tests.daemon import Daemon
 from tests.fake_backend import EchoBackend
 from tests.log_lines import left_out
+from tests.scenarios.admin_visitor import AdminVisitor, admin_table
 from tests.scenarios.conftest import Launch
+from tests.scenarios.peer import free_port
 
 RATE = 2
 PLAIN = 300  # peers that speak no TLS: the cheapest flood there is
@@ -105,3 +107,31 @@ def test_refused_requests_are_counted_like_peers(
     written, left_out = _counted(daemon, "request")
     assert left_out > 0
     assert written + left_out == 50
+
+
+@pytest.mark.parametrize("mode", ["http", "stream"])
+def test_failures_of_the_backend_make_few_lines_and_are_all_counted(
+    mode: str, launch: Launch, traefik: ssl.SSLContext, folder: Path
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    more = admin_table(folder)
+    daemon = launch(
+        refusals_per_second=RATE,
+        mode=mode,
+        backend_address=address,
+        policy='endpoints = ["*"]\n' if mode == "http" else "",
+        more=more,
+    )
+    begun, count = time.monotonic(), 60
+    for _ in range(count):
+        with connect(daemon.address, traefik) as tls, suppress(ConnectionError, ssl.SSLError):
+            tls.sendall(b"GET /v1/models HTTP/1.1\r\nHost: models\r\nConnection: close\r\n\r\n")
+            while tls.recv(65536):
+                pass
+    seconds = time.monotonic() - begun
+    page = AdminVisitor(folder).get("/metrics")[1].decode()
+    assert f'spiffe_sidecar_backend_failures_total{{reason="unreachable"}} {count}.0' in page
+    assert _ended(daemon) == 0
+    written, left_out = _counted(daemon, "request" if mode == "http" else "backend unreachable")
+    assert written + left_out == count
+    assert 0 < written <= RATE / 2 * (10 + seconds) + 1
