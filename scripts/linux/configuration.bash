@@ -58,7 +58,7 @@ read_configuration() { # FILE
   backends="$(toml "$1" backend address)"
   policy_name="$(toml "$1" policy file)"
   activated=no
-  ! grep -qx systemd <<<"$listens" || activated=yes
+  ! grep -Eqx "systemd(:.+)?" <<<"$listens" || activated=yes
 }
 
 toml() { # FILE TABLE KEY: its values, one a line

@@ -36,6 +36,7 @@ from sidecar.adapters.after_rotation.command import GRACE_SECONDS, MAX_OUTPUT_BY
 from sidecar.adapters.after_rotation.disk import on_disk
 from sidecar.adapters.after_rotation.pid_file import SLACK_SECONDS, send_signal
 from sidecar.adapters.after_rotation.processes import (
+    Check,
     LinuxProcesses,
     Processes,
     PsProcesses,
@@ -755,6 +756,26 @@ async def test_content_that_is_no_process_to_signal(
     program.write(content.replace("{pid}", str(program.pid)))
     await signal_refusal(reload(program), tmp_path, Recorder())
     assert signalled == []
+
+
+@within(60)
+async def test_process_1_is_signalled_if_it_is_the_one_that_is_named(
+    program: Program, tmp_path: Path
+) -> None:
+    """In another container's namespace of processes the program itself is process 1."""
+    signalled: list[int] = []
+
+    class Recorder:
+        async def send(self, pid: int, number: signal.Signals, check: Check) -> None:
+            check(RunningProcess("nginx", time.time()))
+            signalled.append(pid)
+
+    program.write("1")
+    await send_signal(reload(program, "nginx"), tmp_path, Recorder())
+    assert signalled == [1]
+    error = await signal_refusal(reload(program, "systemd"), tmp_path, Recorder())
+    assert "'nginx', expected 'systemd'" in error.message
+    assert signalled == [1]
 
 
 @within(60)

@@ -14,6 +14,7 @@ from sidecar.adapters.cert_files import CertFiles, is_volume
 from sidecar.adapters.cert_files import directory as directory_module
 from sidecar.adapters.cert_files.directory import is_mount_point
 from sidecar.core.errors import CertFilesError
+from sidecar.log_file import LogFile
 from tests.adapters.accounts import NOBODY, needs_root
 from tests.adapters.disk import assert_published
 from tests.adapters.file_processes import as_user
@@ -140,6 +141,18 @@ def test_account_without_rights_publishes_to_a_volume_of_root(
     mount(directory, "-t", "tmpfs", "-o", f"mode={mode:o}", "tmpfs")
     assert as_user(NOBODY, "publish-once", directory)["name"] == "generation-1"
     assert as_user(NOBODY, "publish-once", directory)["name"] == "generation-2"
+
+
+@pytest.mark.parametrize("mode", SHARED, ids=oct)
+def test_log_goes_to_a_volume_too_but_to_no_file_of_others(directory: Path, mode: int) -> None:
+    log = LogFile(shared(directory, mode) / "sidecar.log")
+    assert log.write(b"a line\n") == b""
+    assert stat.S_IMODE((directory / "sidecar.log").stat().st_mode) & 0o027 == 0
+    log.close()
+    (directory / "sidecar.log").unlink()
+    (directory / "sidecar.log").symlink_to(directory / "other")
+    assert log.write(b"a line\n") == b"a line\n"
+    assert not (directory / "other").exists()
 
 
 def test_pipe_in_the_place_of_the_lock_holds_up_no_one(

@@ -132,7 +132,10 @@ def test_fetch_that_waits_for_an_identity_can_be_stopped(folder: Path, agent: Ag
             time.sleep(0.05)
         children = Path(f"/proc/{fetch.pid}/task/{fetch.pid}/children").read_text()
         os.kill(int(children), signal.SIGTERM)
-        assert fetch.wait(30) == 128 + signal.SIGTERM
+        try:
+            assert fetch.wait(30) == 128 + signal.SIGTERM
+        finally:
+            fetch.kill()
 
 
 # As OpenShift has it: any number for an account, group 0, no home, and one volume to write to.

@@ -50,7 +50,7 @@ async def send_signal(
 ) -> Done:
     """Send the signal to the process if it is the one that was meant, or raise `HookError`."""
     path = directory / action.pid_file
-    file = await on_disk(partial(read_pid_file, path), str(path))
+    file = await on_disk(partial(read_pid_file, path, named=bool(action.process)), str(path))
     number = signal.Signals[action.signal]
     check = partial(_check, file=file, name=action.process)
     try:
@@ -67,8 +67,12 @@ async def send_signal(
     return Done(f"{action.signal} sent to {file.pid}")
 
 
-def read_pid_file(path: Path) -> PidFile:
-    """Read a pid file that holds one number, of a process that may be signalled. Blocks."""
+def read_pid_file(path: Path, *, named: bool = False) -> PidFile:
+    """Read a pid file that holds one number, of a process that may be signalled. Blocks.
+
+    `named`: the configuration says which process it has to be. Then it may be process 1, which in
+    another container's namespace is the program itself.
+    """
     try:
         with regular_file(path) as (handle, status):
             content = os.read(handle, _MAX_BYTES + 1)
@@ -78,10 +82,10 @@ def read_pid_file(path: Path) -> PidFile:
     except OSError as exc:
         hint = f"expected a file with one number that uid {os.geteuid()} can read"
         raise HookError(f"{path}: {exc.strerror}", hint) from exc
-    return PidFile(path, _pid(content, path), status.st_mtime)
+    return PidFile(path, _pid(content, path, named), status.st_mtime)
 
 
-def _pid(content: bytes, path: Path) -> int:
+def _pid(content: bytes, path: Path, named: bool) -> int:
     """Give the number; a negative one or 0 would be a whole group of processes."""
     # PostgreSQL writes more lines below. A number that was cut off would be another process's.
     line, newline, _ = content.lstrip().partition(b"\n")
@@ -92,7 +96,8 @@ def _pid(content: bytes, path: Path) -> int:
         found = repr(content.decode()) if shown else "something else" if content else "nothing"
         raise HookError(f"{path}: found {found}, expected the number of one process", _STALE)
     pid = int(match[1])
-    if pid in (1, os.getpid(), os.getppid()):
+    never = {os.getpid(), os.getppid()} | (set() if named else {1})
+    if pid in never:
         whose = {1: "that of init", os.getpid(): "our own"}.get(pid, "that of our parent")
         raise HookError(f"{path}: process {pid} is never signalled: it is {whose}", _STALE)
     return pid

@@ -194,8 +194,13 @@ def holders(address: Address, sockets: Sequence[ListeningSocket]) -> list[Listen
         one
         for one in sockets
         if one.port == address.port
-        and (one.ip == ip or (one.ip.version == ip.version and _either_is_any(one, ip)))
+        and (one.ip == ip or (_may_meet(one, ip) and _either_is_any(one, ip)))
     ]
+
+
+def _may_meet(socket: ListeningSocket, ip: IPv4Address | IPv6Address) -> bool:
+    """Tell whether they are of one family; `[::]` is of both."""
+    return socket.ip.version == ip.version or (ip.version == 6 and ip.is_unspecified)
 
 
 def _either_is_any(socket: ListeningSocket, ip: IPv4Address | IPv6Address) -> bool:

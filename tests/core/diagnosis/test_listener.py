@@ -180,6 +180,11 @@ def test_a_service_that_ended_says_how() -> None:
     assert "status 78" in found.seen
 
 
+def test_listener_on_a_unix_socket_alone_is_for_this_host_and_as_meant() -> None:
+    facts = changed(addresses=(Address.parse("unix:/run/peers.sock"),))
+    assert verdict_of(judge_listener(facts), "listener.exposure") is Verdict.OK
+
+
 @pytest.mark.parametrize(
     ("address", "socket", "collides"),
     [
@@ -187,7 +192,8 @@ def test_a_service_that_ended_says_how() -> None:
         pytest.param("192.168.1.5:80", "0.0.0.0", True, id="one address, and any"),
         pytest.param("192.168.1.5:80", "192.168.1.6", False, id="two addresses"),
         pytest.param("192.168.1.5:81", "0.0.0.0", False, id="another port"),
-        pytest.param("[::]:80", "0.0.0.0", False, id="another family"),
+        pytest.param("[::]:80", "0.0.0.0", True, id="any of both families"),
+        pytest.param("[::1]:80", "0.0.0.0", False, id="another family"),
         pytest.param("0.0.0.0:0", "0.0.0.0", False, id="a port that the system chooses"),
     ],
 )
