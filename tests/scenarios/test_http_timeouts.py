@@ -13,7 +13,7 @@ import pytest
 
 from tests.ca import Authority
 from tests.http_backend import BLOCK
-from tests.http_client import CUTS, HttpPeer, Site, new_id, request, running_site
+from tests.http_client import CUTS, EVERYTHING, HttpPeer, Site, new_id, request, running_site
 from tests.scenarios.conftest import Launch
 
 HEAD_SECONDS, IDLE_SECONDS, SILENCE_SECONDS = 0.5, 0.3, 1
@@ -274,7 +274,7 @@ def test_backend_that_takes_no_connection_has_a_deadline(
         daemon = launch(
             backend_address=where,
             mode="http",
-            policy='endpoints = ["*"]\n',
+            policy=EVERYTHING,
             more="[timeouts]\nbackend_connect = 0.5",
         )
         with HttpPeer(daemon.address, traefik) as peer:
