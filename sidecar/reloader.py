@@ -186,6 +186,8 @@ async def _reload(file: Followed, asked_by: str) -> bool:
         try:
             await file.take(text, asked_by)
         except ProblemsError as exc:
+            # Trio's frames on the way from the thread would keep the error, and it the text.
+            exc.__traceback__ = None
             _keep(file, asked_by, [str(problem) for problem in exc.problems])
         else:
             file.problems = ()

@@ -7,6 +7,7 @@ what it grew by after the first tenth. WATCH=1 adds what lives in it
 
     rotations    the agent sends another SVID; every client asks and dials again as it is told to
     reloads      another policy, by SIGHUP; every tenth time another configuration too
+    mistakes     a policy with a mistake, which is refused, and then a good one
     connections  a client connects, asks once and leaves
     refused      handshakes of an authority that we do not know
     denied       requests that no rule names, on kept connections
@@ -201,6 +202,14 @@ def reloads(site: Site) -> None:
     site.clients[site.number % len(site.clients)].ask()
 
 
+def mistakes(site: Site) -> None:
+    (site.folder / "policy.new").write_text("[[allow]]\nnam = 1\n")
+    (site.folder / "policy.new").rename(site.folder / "policy.toml")
+    site.daemon.process.send_signal(signal.SIGHUP)
+    site.daemon.wait_for("policy refused, the old one stays")
+    reloads(site)
+
+
 def connections(site: Site) -> None:
     client = Client(site.address, site.own)
     client.ask()
@@ -255,6 +264,7 @@ def jwt(site: Site) -> None:
 THINGS: dict[str, tuple[Callable[[Site], None], int]] = {
     "rotations": (rotations, 5000),
     "reloads": (reloads, 5000),
+    "mistakes": (mistakes, 2000),
     "connections": (connections, 50000),
     "refused": (refused, 20000),
     "denied": (denied, 20000),
