@@ -3,8 +3,8 @@
 Gets the bytes of one message and `now`; gives the SVIDs and bundles in it, each SVID proven
 (key, chain to its own bundle, ID, times), or raises `AgentProtocolError`: a message with a bad
 mandatory part is discarded as a whole, a bad federated bundle costs only its own trust domain.
-An authority that cannot be read costs no more than itself, in our own bundle too: nobody gets in
-by what is left out, and the rest proves our SVID or the message is discarded all the same.
+An authority that cannot be read costs no more than itself, in our own bundle too: what is
+left out admits no peer, and the rest proves our SVID or the message is discarded all the same.
 Then `choose` says which SVID is ours. Every message is complete: what is absent is gone.
 Specification: Workload API 4.3 (Stream Responses) to 4.6, 5.2.1 (FetchX509SVID) and
 8 (Default Identity).

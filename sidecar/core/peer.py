@@ -62,7 +62,7 @@ class SvidVerifier:
 
     @property
     def notes(self) -> list[str]:
-        """Return which authorities nobody can be proven by, and why, a line for each."""
+        """Return which authorities can prove no peer, and why, a line for each."""
         return [
             f"bundle of {trust_domain}: {text}"
             for trust_domain, useless in self._useless.items()

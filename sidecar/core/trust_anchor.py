@@ -154,7 +154,7 @@ def extension_of(certificate: x509.Certificate, kind: type[T]) -> T | None:
 
 @cache
 def _any_key() -> ec.EllipticCurvePrivateKey:
-    """Return the key that signs anchors; nobody verifies an anchor's signature."""
+    """Return the key that signs anchors; the signature of an anchor is not verified."""
     return ec.generate_private_key(ec.SECP256R1())
 
 

@@ -105,7 +105,7 @@ def _server_context(svid: X509Svid, minimum_version: str) -> SSL.Context:
 def _choose_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
     """Give the one protocol of mode http; what is raised becomes `no_application_protocol`.
 
-    pyOpenSSL raises it anew from the call that the handshake is made with. Not called for a peer
+    pyOpenSSL raises it again from the call that the handshake is made with. Not called for a peer
     that offers nothing (RFC 7301 3.2).
     """
     if HTTP in offered:
