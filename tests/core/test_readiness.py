@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from sidecar.core.readiness import ReasonName, readiness, report, verdict, warnings
-from sidecar.core.status import FilesStatus, PolicyStatus, Reason, Status
+from sidecar.core.status import FilesStatus, JwtBundleStatus, PolicyStatus, Reason, Status
 from tests.statuses import (
     AGENT,
     BACKEND,
@@ -30,6 +30,10 @@ DENIED = but(AGENT, state="denied", denied=True, connected=False, reason="no ide
 EXPIRED = but(AGENT, state="expired", connected=False, serving=False, reason="refused")
 OVER = but(IDENTITY, not_after=ago(seconds=1))
 OLD = but(IDENTITY, not_before=ago(minutes=46), not_after=NOW + timedelta(minutes=14))
+
+
+PUBLISHED = but(FILES, serial=IDENTITY.serial, expires=IDENTITY.not_after)
+JWT_BUNDLE = JwtBundleStatus(file="jwks.json", written_at=NOW)
 
 
 def names(reasons: list[Reason]) -> list[str]:
@@ -160,6 +164,37 @@ def test_who_serves_is_ready_when_whoever_connects_is_served(
             ["hook_failed"],
             id="files failed",
         ),
+        pytest.param(helping(files=PUBLISHED), [], [], id="what is in use is published"),
+        pytest.param(
+            helping(files=but(PUBLISHED, serial="00:ff")),
+            ["files_stale"],
+            ["hook_failed"],
+            id="another serial is published",
+        ),
+        pytest.param(
+            helping(files=but(PUBLISHED, expires=ago(minutes=1), error="disk full")),
+            ["files_failed", "files_stale"],
+            ["hook_failed"],
+            id="what is published ends at another time",
+        ),
+        pytest.param(
+            helping(files=PUBLISHED, identity=None, agent=STARTING),
+            ["starting"],
+            ["hook_failed"],
+            id="published by a process before, nothing in use yet",
+        ),
+        pytest.param(
+            helping(jwt_bundle=JwtBundleStatus(file="jwks.json")),
+            ["jwt_bundle_missing"],
+            ["hook_failed"],
+            id="JWT bundle not written yet",
+        ),
+        pytest.param(
+            helping(jwt_bundle=but(JWT_BUNDLE, error="disk full")),
+            [],
+            ["jwt_bundle_failed", "hook_failed"],
+            id="JWT bundle not written again",
+        ),
         pytest.param(helping(agent=LOST), [], ["agent_lost", "hook_failed"], id="agent away"),
         pytest.param(helping(agent=DENIED), ["denied"], ["hook_failed"], id="denied"),
         pytest.param(
@@ -195,6 +230,16 @@ def test_helper_is_ready_when_whoever_reads_finds_what_it_needs(
         status = msgspec.structs.replace(status, hooks=(but(HOOK, reason="no such process"),))
     assert names(readiness(status)) == unready
     assert names(warnings(status)) == warned
+
+
+def test_text_of_stale_files_names_both_serials_and_the_end_of_what_is_published() -> None:
+    stale = but(PUBLISHED, serial="00:ff", expires=ago(minutes=1))
+    (reason,) = readiness(helping(files=stale))
+    assert "hold serial 00:ff and expired at" in reason.text
+    assert f"in use is {IDENTITY.serial}" in reason.text
+    # Who serves only has a word of it: peers do not read files.
+    assert names(warnings(serving(files=stale))) == ["files_stale"]
+    assert readiness(serving(files=stale)) == []
 
 
 def test_several_reasons_are_all_told() -> None:
