@@ -13,9 +13,9 @@ import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
+from watchdog.utils import BaseThread as Start
 
 from sidecar import reading
-from sidecar.adapters import file_changes
 from sidecar.adapters.file_changes import FileChanges
 from sidecar.disk import entered, on_disk, read_text_on_disk
 from sidecar.reading import PATIENCE_SECONDS, read_bytes, read_text, read_text_now, regular_file
@@ -159,26 +159,27 @@ async def test_watch_that_is_abandoned_while_it_is_renewed_leaves_no_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The renewal hangs on a disk; the end of the watch waits for nothing, and neither stays."""
-    path, hang, places = tmp_path / "file", threading.Event(), file_changes.places_of
+    path, hang, hangs, start = tmp_path / "file", threading.Event(), threading.Event(), Start.start
     path.write_text("first")
-    renews = threading.Event()
-    before = _watches()
+    before, went_on = _watches(), list[bool]()
+
+    def hanging(thread: Start) -> None:
+        """Begin to watch one folder, with the locks that an end of the watch needs, too."""
+        hangs.set()
+        went_on.append(hang.wait(10))
+        start(thread)
+
     with FileChanges(path) as changes:
         assert _watches() > before
-
-        def hanging(file: Path) -> set[tuple[str, str]]:
-            renews.set()
-            assert hang.wait(20)
-            return places(file)
-
-        monkeypatch.setattr(file_changes, "places_of", hanging)
+        monkeypatch.setattr(Start, "start", hanging)
         path.write_text("second")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(changes.wait)
-            await until(renews.is_set, "the renewal")
+            await until(hangs.is_set, "the renewal")
             nursery.cancel_scope.cancel()
     hang.set()
     await until(lambda: _watches() == before, "the end of its threads")
+    assert all(went_on)  # and did not have to give up before the event loop did
 
 
 async def test_one_thread_hangs_for_one_file_however_often_it_is_asked_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from trio.testing import MockClock
 from sidecar.adapters.file_changes import FileChanges
 from sidecar.adapters.identity_files.source import SETTLE_SECONDS
 from sidecar.core.identity_event import IdentityEvent, Lost, Unreadable
-from tests.adapters.deadlines import within
+from tests.adapters.deadlines import until, within
 from tests.adapters.identity_files.sources import (
     HEARD,
     MOVED,
@@ -113,3 +114,30 @@ async def test_watch_follows_a_new_folder_also_when_the_wait_was_cancelled(
         await changes.wait()
         writer.put(Contents.new(authority))
         await changes.wait()
+
+
+@within(30)
+async def test_watch_that_was_abandoned_is_closed_when_it_begins_after_all(
+    writer: Writer, opened: Open, authority: Authority
+) -> None:
+    """Its folder lay on a disk that hung; nobody waits for it any more."""
+    began, go_on, exited = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Deaf):
+        def __enter__(self) -> Slow:
+            began.set()
+            assert go_on.wait(20)
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            exited.set()
+
+    writer.put(Contents.new(authority))
+    files = opened(writer.paths, Slow, OFTEN)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(files.next_event)
+        await until(began.is_set, "the beginning")
+        nursery.cancel_scope.cancel()
+    assert not exited.is_set()
+    go_on.set()
+    await until(exited.is_set, "the end of the watch")
