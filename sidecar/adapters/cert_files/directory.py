@@ -35,8 +35,8 @@ _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 _IN_THE_WAY = "something that is no file of ours is in the way there: move it"
 _RIGHTS = (
-    "what was published before stays; may this account write there? A folder that was replaced "
-    "while we run is out of our [sandbox]: restart"
+    "what was published before stays; may this account write there? A folder that was made or "
+    "replaced after the start is out of our [sandbox]: restart"
 )
 _FULL = "what was published before stays; make room on the disk"
 _HINTS = {
