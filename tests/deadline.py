@@ -35,8 +35,8 @@ def run(seconds: float, command: list[str]) -> int:
             signal.signal(number, pass_on)
     process = subprocess.Popen(command, process_group=0)
     group = process.pid
-    for number in early:
-        pass_on(number, None)
+    for missed in early:
+        pass_on(missed, None)
     try:
         status = process.wait(seconds)
         return status if status >= 0 else 128 - status

@@ -1,11 +1,13 @@
 """A SPIRE agent's Workload API in a child process: real gRPC on a real Unix socket.
 
-`AgentProcess` is the handle in the test; `python -m tests.fake_agent SOCKET` is the child, told
-one command per line on its standard input and acknowledging each with one line.
+`AgentProcess` is the handle in the test; `python -m tests.fake_agent` is the child, told one
+command per line on its standard input and acknowledging each with one line. A child whose agent was
+stopped serves the next one: most of its time it takes to start.
 """
 
 from __future__ import annotations
 
+import atexit
 import base64
 import json
 import subprocess
@@ -31,6 +33,31 @@ from sidecar.demo.agent import (
 )
 from sidecar.demo.jwt_issuer import JwtIssuer
 
+_IDLE: list[subprocess.Popen[str]] = []
+
+
+def _new_process() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fake_agent"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.stdout.close()
+    process.wait(10)
+
+
+@atexit.register
+def _end_idle() -> None:
+    while _IDLE:
+        _end(_IDLE.pop())
+
 
 class AgentProcess:
     """The handle of one agent; `kill` and `start` again are the agent's restarts."""
@@ -43,12 +70,8 @@ class AgentProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> AgentProcess:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fake_agent", str(self.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._process = _IDLE.pop() if _IDLE else _new_process()
+        self._ask({"do": "agent", "path": str(self.path)})
         self._ask({"do": "answer", **_shown(self._answer)})
         self._ask({"do": "bundles", **_shown(self._bundles)})
         self._ask({"do": "jwt", **_shown_jwt(self._jwt)})
@@ -154,7 +177,9 @@ class AgentProcess:
         """End in an orderly way: streams ended, socket removed."""
         if self.runs():
             self._ask({"do": "stop"})
-            self._end()
+            assert self._process is not None
+            _IDLE.append(self._process)
+            self._process = None
 
     def kill(self) -> None:
         """Die by SIGKILL; the socket's file stays."""
@@ -169,11 +194,7 @@ class AgentProcess:
 
     def _end(self) -> None:
         assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(10)
+        _end(self._process)
 
     def _set(self, answer: Answer) -> None:
         self._answer = answer
@@ -225,11 +246,15 @@ def _read_jwt(shown: Mapping[str, Any]) -> JwtAnswer:
     )
 
 
-def _child(path: Path) -> None:
-    agent = EmbeddedAgent(path)
+def _child() -> None:
+    agent: EmbeddedAgent | None = None
     for line in sys.stdin:
         command = json.loads(line)
-        print(_do(agent, command), flush=True)
+        if command["do"] == "agent":
+            agent = EmbeddedAgent(Path(command["path"]))
+            print(flush=True)
+        elif agent is not None:
+            print(_do(agent, command), flush=True)
 
 
 def _do(agent: EmbeddedAgent, command: Mapping[str, Any]) -> object:
@@ -254,4 +279,4 @@ def _do(agent: EmbeddedAgent, command: Mapping[str, Any]) -> object:
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]))
+    _child()
