@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from sidecar.adapters.relay import Relay, Traffic
+from sidecar.adapters.relay.arrival import unacknowledged
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from tests.adapters.deadlines import within
 from tests.adapters.tls_ends import Cut, Peer, Wire, admit, tcp_ends
@@ -527,6 +528,28 @@ async def test_peer_that_reads_nothing_is_silent(
         autojump_clock.autojump_threshold = 0.02
         await line.ended.wait()
     assert line.traffic.end == "no byte for 300 s"
+
+
+@within(NEVER)
+async def test_peer_that_reads_slowly_what_the_kernel_holds_is_not_silent(
+    dial: Lines, mock_clock: trio.testing.MockClock
+) -> None:
+    line = await dial()
+    # The peer's kernel takes little, ours all the rest: nothing of it is left to the relay.
+    line.peer.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    line.ours.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+    await line.backend.send(b"x" * 400_000)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert unacknowledged(line.ours.sock)
+    for _ in range(3):
+        mock_clock.jump(250)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not line.ended.is_set()
+        await line.peer.wire.receive_exactly(100_000)
+    mock_clock.jump(250)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    mock_clock.jump(301)
+    await line.ended.wait()
 
 
 @within(30)

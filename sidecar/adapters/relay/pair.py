@@ -195,7 +195,7 @@ class Pair(ABC):
         before = self._left
         self._left = unacknowledged(self._backend) + unacknowledged(self._peer.sock)
         if self._left < before:
-            self.moved = self._turn.now
+            self.moved = trio.current_time()
         return self._left < before
 
     def _has_arrived(self) -> bool:
