@@ -231,8 +231,8 @@ def test_all_problems_of_both_files_are_told_at_once(config: Path, command: str)
     (config.parent / "policy.toml").write_text(POLICY.replace("example.org", "*"))
     assert errors(call(command, "--config", config)) == [
         "error: sidecar.toml: [timeouts]: found the unknown key 'handshak', "
-        "expected one of handshake, request_head, request_body, backend_connect, first_byte, between_bytes, "
-        "idle, health",
+        "expected one of handshake, request_head, request_body, backend_connect, first_byte, "
+        "between_bytes, idle, health",
         "    hint: did you mean 'handshake'?",
         "error: sidecar.toml: [timeouts] handshake: found nan, "
         "expected a number, above 0 and at most 86400",
