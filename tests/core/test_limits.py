@@ -397,6 +397,36 @@ def test_shares_of_keys_that_stay_greedy_become_equal() -> None:
     assert shares["a"] in range(18, 23)
 
 
+def test_key_has_no_more_than_its_share_under_all_of_its_parts() -> None:
+    slots = RequestSlots(4, 8, 3)
+    mine = [slots.enter("a", None, part) for part in "xyzx"]
+    assert [ticket is not None and ticket.running for ticket in mine] == [True] * 3 + [False]
+    assert entered(slots, "b").running
+    assert (slots.running_of("a"), slots.running_of("b")) == (3, 1)
+
+
+def test_key_with_many_parts_has_one_turn() -> None:
+    slots = RequestSlots(1, 64)
+    running = entered(slots, "x")
+    for part in "xyz":
+        assert slots.enter("a", None, part) is not None
+    entered(slots, "b")
+    order = ""
+    for _ in range(4):
+        (running,) = slots.leave(running)
+        order += str(running.key)
+    assert order == "abaa"
+
+
+def test_part_at_its_maximum_lets_other_parts_of_its_key_pass() -> None:
+    slots = RequestSlots(2, 8)
+    slots.enter("a", 1, "x")
+    blocked, free = slots.enter("a", 1, "x"), slots.enter("a", 1, "y")
+    assert blocked is not None
+    assert free is not None
+    assert (blocked.running, free.running) == (False, True)
+
+
 class SlotsAgainstLists(RuleBasedStateMachine):
     """The slots beside two lists and a table of turns, all searched from end to end."""
 

@@ -521,3 +521,23 @@ def test_header_that_is_not_held_back_needs_no_passing(name: str) -> None:
     assert problem.where == "[[allow]] #1 pass_headers"
     assert problem.found == repr(name)
     assert "x-conversation-id" in problem.expected
+
+
+@pytest.mark.parametrize("mode", ["http", "stream"])
+def test_least_connections_of_all_rules_that_name_a_peer_hold_in_both_modes(mode: Mode) -> None:
+    text = """
+[[allow]]
+name = "first"
+peers = ["spiffe://e.org/a"]
+[[allow]]
+name = "all"
+peers = ["spiffe://e.org/*"]
+connections = 7
+[[allow]]
+name = "narrow"
+peers = ["spiffe://e.org/a"]
+connections = 3
+"""
+    policy = parse_policy(text, "p", mode)
+    of = {name: policy.decide(SpiffeId.parse(f"spiffe://e.org/{name}")) for name in "ab"}
+    assert [(one.rule, one.connections) for one in of.values()] == [("first", 3), ("all", 7)]
