@@ -281,13 +281,7 @@ CLIENTS = {
 }
 
 
-# It reads no answer before its upload has ended, and then TLS has ended as well.
-CUT = pytest.mark.xfail(reason="the end of an upload is not waited for")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=CUT if name == "requests" else ()) for name in CLIENTS]
-)
+@pytest.mark.parametrize("name", CLIENTS)
 def test_client_gets_its_answers(
     name: str, place: Place, record_property: Callable[[str, object], None]
 ) -> None:
