@@ -19,7 +19,7 @@ from sidecar.core.spiffe_id import SpiffeId
 # A connection without a slot waits so long for one, and so many wait.
 _ROOM_SECONDS = 1.0
 _WAITING_CONNECTIONS = 64
-# In the drain a handshake has so long; one that has had it ends at once.
+# Once the drain has begun, a handshake has so long.
 _HANDSHAKE_IN_DRAIN_SECONDS = 0.5
 
 
