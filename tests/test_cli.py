@@ -319,7 +319,7 @@ def test_file_that_cannot_be_read_is_one_clear_line(
 
 def test_directory_for_a_file_is_one_line(config: Path) -> None:
     (line,) = errors(call("check", "--config", config.parent))
-    assert "not a regular file but a folder" in line
+    assert "Is a directory" in line
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")

@@ -47,7 +47,6 @@ def test_what_is_no_regular_file_is_named_and_never_waited_for(
         for path, kind in (
             (fifo, "a named pipe"),
             (link, "a named pipe"),
-            (folder, "a folder"),
             (tmp_path / "socket", "a socket"),
             (Path("/dev/zero"), "a device"),
         ):
@@ -55,6 +54,8 @@ def test_what_is_no_regular_file_is_named_and_never_waited_for(
                 with pytest.raises(OSError, match=f"not a regular file but {kind}") as caught:
                     read(path)
                 assert caught.value.filename == str(path)
+    with pytest.raises(IsADirectoryError):
+        read_text(folder)
 
 
 def test_pipe_that_takes_the_place_of_a_file_in_between_is_not_read(

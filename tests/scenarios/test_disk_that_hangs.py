@@ -53,7 +53,7 @@ def test_what_is_no_file_in_the_place_of_the_policy_stops_no_stream(
         refused(lambda new: _sparse(new, 5_000_000), "it has more than 4194304 bytes")
         refused(lambda new: new.write_bytes(b"\xff"), "utf-8")
         policy.unlink()
-        refused(Path.mkdir, "it is not a regular file but a folder")
+        refused(Path.mkdir, "Is a directory")
         policy.rmdir()
         _rename_over(policy, lambda new: new.write_text(ALLOW))
         daemon.wait_for("policy loaded")

@@ -69,7 +69,7 @@ def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
     assert content_of(tmp_path / "file") == b"x"
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
-        with pytest.raises(OSError, match="not a regular file"):
+        with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
             content_of(path)
 
 
