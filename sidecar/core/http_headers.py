@@ -55,9 +55,8 @@ class Forwarding:
     request_id: str
     trusted_proxy: bool
     drop_origin: bool = False  # when CORS is ours, the backend need not judge it, too
-    pass_headers: frozenset[str] = (
-        frozenset()
-    )  # of those that steer a model server, as `plain_name`
+    # Of those that steer a model server, as `plain_pattern`.
+    pass_headers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +103,11 @@ def plain_name(name: str) -> str:
     return name.lower().encode().translate(_PLAIN).decode()
 
 
+def plain_pattern(text: str) -> str:
+    """Return what `pass_headers` says, as `plain_name`; a star at the end stays one."""
+    return plain_name(text.removesuffix("*")) + "*" * text.endswith("*")
+
+
 def passes_origin(head: RequestHead, forwarding: Forwarding) -> bool:
     """Tell whether an Origin goes to the backend, which then judges it.
 
@@ -129,7 +133,13 @@ def _goes_to_backend(name: bytes, forwarding: Forwarding) -> bool:
         return False
     if plain in _FORWARDED or plain.startswith(b"x-forwarded-"):
         return forwarding.trusted_proxy and plain == name
-    return not _steers(plain) or plain.decode() in forwarding.pass_headers
+    return not _steers(plain) or _is_passed(plain.decode(), forwarding.pass_headers)
+
+
+def _is_passed(plain: str, patterns: frozenset[str]) -> bool:
+    return plain in patterns or any(
+        pattern.endswith("*") and plain.startswith(pattern[:-1]) for pattern in patterns
+    )
 
 
 # The bound is for names that a peer makes up.

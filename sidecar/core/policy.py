@@ -97,7 +97,7 @@ class Rule:
     limits: RuleLimits = RuleLimits()
     trusted_proxy: bool = False
     presets: tuple[str, ...] = ()  # the names of those whose endpoints are among `endpoints`
-    pass_headers: frozenset[str] = frozenset()  # that steer a model server, in lower case
+    pass_headers: frozenset[str] = frozenset()  # that steer a model server, as `plain_pattern`
 
     def matches(self, peer: SpiffeId) -> bool:
         """Tell whether any pattern of the rule names `peer`."""

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from sidecar.core.cors import HEADER_NAME
 from sidecar.core.endpoint import Endpoint
-from sidecar.core.http_headers import plain_name
+from sidecar.core.http_headers import plain_pattern
 from sidecar.core.policy import PeerPattern, Policy, Rule, RuleLimits
-from sidecar.core.presets import PREFIX, PRESETS, STEERING_HEADERS, steers
+from sidecar.core.presets import PREFIX, PRESETS, STEERING_HEADERS, all_steer, steers
 from sidecar.core.toml_tables import (
     Name,
     Problem,
@@ -142,7 +143,7 @@ def _unusable(table: object, file: str, where: str) -> Iterator[Problem]:
         yield Problem(file, f"{where} burst", "no rate", "requests_per_second beside it", hint)
     names = table.get("pass_headers", [])
     for name in names if isinstance(names, list) else [names]:
-        if isinstance(name, str) and not steers(plain_name(name)):
+        if isinstance(name, str) and not _is_held_back(name):
             held = sorted({name for of_one in STEERING_HEADERS.values() for name in of_one})
             hint = "identities are never passed on, and all other headers always are"
             expected = f"one that is held back: {', '.join(held)}"
@@ -156,6 +157,13 @@ def _unusable(table: object, file: str, where: str) -> Iterator[Problem]:
                 expected = str(exc).removeprefix("expected ")
                 place = f"{where} endpoints"
                 yield Problem(file, place, shown(text), expected, _nearest(text))
+
+
+def _is_held_back(name: str) -> bool:
+    """Tell whether `name` is a header that is not passed on, or with a star many of them."""
+    plain = plain_pattern(name)
+    held = all_steer(plain[:-1]) if plain.endswith("*") else steers(plain)
+    return held and HEADER_NAME.fullmatch(name) is not None
 
 
 def _endpoints(text: str) -> tuple[Endpoint, ...]:
@@ -205,7 +213,7 @@ def _rule(table: DenyTable) -> Rule:
         limits,
         table.trusted_proxy,
         tuple(presets),
-        frozenset(map(plain_name, table.pass_headers)),
+        frozenset(map(plain_pattern, table.pass_headers)),
     )
 
 

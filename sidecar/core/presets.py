@@ -53,6 +53,11 @@ def steers(name: str) -> bool:
     return name in _STEERING_NAMES or name.startswith(_STEERING_BEGINNINGS)
 
 
+def all_steer(beginning: str) -> bool:
+    """Tell whether every header that begins so steers a model server."""
+    return beginning.startswith(_STEERING_BEGINNINGS)
+
+
 # Left out: answers that were stored (GET /v1/responses/ID, and its cancelling), because whoever
 # knows the ID would get the answer of another peer; files, batches and fine-tuning, which are
 # state of the server; images, which no server below has.

@@ -372,6 +372,10 @@ def test_what_steers_a_model_server_stays_here_unless_a_rule_passes_it(name: str
         assert others(forwarded(*fields, forwarding=held)) == []
         passing = replace(held, pass_headers=frozenset({plain_name(name.replace("-", "_"))}))
         assert len(others(forwarded(*fields, forwarding=passing))) == len(fields)
+        begun = replace(held, pass_headers=frozenset({plain_name(name)[:-1] + "*"}))
+        assert len(others(forwarded(*fields, forwarding=begun))) == len(fields)
+        another = replace(held, pass_headers=frozenset({"x-override-zz*", "x-session"}))
+        assert others(forwarded(*fields, forwarding=another)) == []
     for like in (
         f"X-My-{name}",
         f"{name}x" if "Override" not in name and "Amzn" not in name else "X-Over",

@@ -506,6 +506,11 @@ def test_all_problems_of_these_keys_are_told_at_once() -> None:
             '["X-Session-ID", "x_conversation_id"]', {"x-session-id", "x-conversation-id"}, id="two"
         ),
         pytest.param('"X-Override-Priority"', {"x-override-priority"}, id="one, of a pattern"),
+        pytest.param(
+            '["X-Override-*", "X_Amzn_SageMaker_Sess*"]',
+            {"x-override-*", "x-amzn-sagemaker-sess*"},
+            id="patterns",
+        ),
     ],
 )
 def test_rule_names_the_headers_that_it_passes(value: str, names: set[str]) -> None:
@@ -514,7 +519,13 @@ def test_rule_names_the_headers_that_it_passes(value: str, names: set[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["Accept", "X-Spiffe-Id", "X-Request-Id", "X-Session-Ids", "X-Override", "", "*", "X-*"]
+    "name",
+    [
+        *("Accept", "X-Spiffe-Id", "X-Request-Id", "X-Session-Ids", "X-Override", "", "*", "X-*"),
+        *("X-Override*", "X-Session-Id*", "X-Override-Rid: 1", "X-Override-Priorit\u00e9"),
+        *("Host", "Content-Length", "Transfer-Encoding", "Connection", "Expect", "Via", "Origin"),
+        *("X_Spiffe_Id", "X-Forwarded-Client-Cert", "X-Forwarded-For", "Forwarded", "X-Real-IP"),
+    ],
 )
 def test_header_that_is_not_held_back_needs_no_passing(name: str) -> None:
     (problem,) = problems(allow(pass_headers=f'["X-Session-ID", "{name}"]'))
