@@ -263,10 +263,10 @@ class HttpGate:
                 raise BackendError(f"{reason} is too large or no HTTP/1.1") from exc
             if end is None:
                 return given
-            head = bytes(self._answer_head[:end])
+            given += self._begin_answer(bytes(self._answer_head[:end]))
+            # Not before: a head that cannot be read is the beginning of an answer, too.
             del self._answer_head[:end]
             scanned = 0
-            given += self._begin_answer(head)
         rest, self._answer_head = self._answer_head, bytearray()
         try:
             return given + bytes(self._take_answer_body(memoryview(rest)))

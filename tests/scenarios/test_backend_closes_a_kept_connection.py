@@ -68,6 +68,10 @@ class EndsWithTheSecond:
             call.answer(408, b"late", "Connection: close")
         if self.how == "half a head":
             call.send(b"HTTP/1.1 200 OK\r\nContent-")
+        if self.how == "a head that cannot be read":
+            call.send(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n")
+        if self.how == "two lengths":
+            call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
         if self.how == "reset":
             call.reset()
         else:
@@ -102,8 +106,9 @@ def test_request_that_may_do_something_has_a_connection_of_its_own(site: Site, m
     assert ends.ended == []
 
 
-def test_answer_that_was_begun_is_not_asked_for_again(site: Site) -> None:
-    ends = site.backend.routes["/v1/"] = EndsWithTheSecond("half a head")
+@pytest.mark.parametrize("how", ["half a head", "a head that cannot be read", "two lengths"])
+def test_answer_that_was_begun_is_not_asked_for_again(site: Site, how: str) -> None:
+    ends = site.backend.routes["/v1/"] = EndsWithTheSecond(how)
     with site.dial() as peer:
         assert peer.ask("GET", "/v1/models").status == 200
         assert peer.ask("GET", "/v1/models").status == 502
