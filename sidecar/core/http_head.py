@@ -70,7 +70,9 @@ class RequestHead:
         """Tell whether the peer offers WebSocket; of no other offer is an answer expected."""
         # RFC 9110 7.8: an Upgrade in HTTP/1.0 must be ignored.
         return self.minor == 1 and any(
-            name == b"upgrade" and b"websocket" in value.lower() for name, value in self.headers
+            protocol.partition(b"/")[0].strip(b" \t").lower() == b"websocket"
+            for value in self.values(b"upgrade")
+            for protocol in value.split(b",")
         )
 
     def get(self, name: bytes) -> bytes | None:

@@ -265,6 +265,8 @@ def test_upgrade_is_an_offer_and_changes_nothing(
         pytest.param(GET, b"websocket", True, id="as RFC 6455 says"),
         pytest.param(GET, b"WebSocket", True, id="case"),
         pytest.param(GET, b"h2c, websocket", True, id="one of two offers"),
+        pytest.param(GET, b"WebSocket/13 ,h2c", True, id="with a version"),
+        pytest.param(GET, b"websocket2, x-websocket, h2c/websocket", False, id="like it"),
         pytest.param(b"GET / HTTP/1.0", b"websocket", False, id="1.0 knows no upgrade"),
     ],
 )
