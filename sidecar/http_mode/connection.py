@@ -20,7 +20,7 @@ from sidecar.adapters.backend_health import BackendHealth
 from sidecar.adapters.clock import read_clocks
 from sidecar.adapters.lifelines import Lifeline
 from sidecar.adapters.lingering import Ending
-from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic
+from sidecar.adapters.relay import PeerCutError, PeerLeftError, Relay, SilenceError, Traffic
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.config import Config
 from sidecar.core.errors import BackendError, HttpError
@@ -213,6 +213,9 @@ class HttpConnection:
             if line.outcome == "backend_failed":
                 self._shared.ledger.backend_failed("silent")
             return await self._refuse(request, RefusedError(late(exc), closes=True), line)
+        except PeerCutError as exc:
+            line.reason, line.outcome = str(exc), "cut"
+            raise
         except PeerLeftError:
             line.reason, line.outcome = "the peer left before it had its answer", "peer_left"
             raise

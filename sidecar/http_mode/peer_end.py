@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 
 from sidecar.adapters.listener import has_hung_up
-from sidecar.adapters.relay import PeerLeftError
+from sidecar.adapters.relay import PeerCutError, PeerLeftError
 from sidecar.adapters.tls import TlsStream
 from sidecar.core.config import TimeoutsTable
 from sidecar.core.errors import BackendError, HttpError
@@ -173,4 +173,5 @@ class PeerEnd:
             except ConnectionError as exc:
                 raise PeerLeftError(str(exc)) from exc
             return
-        raise PeerLeftError("it does not read")
+        seconds = self._timeouts.between_bytes
+        raise PeerCutError(f"the peer did not take its answer within {seconds:g} s")

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.adapters.relay import PeerLeftError, Relay, SilenceError, Traffic, Waited
+from sidecar.adapters.relay import PeerCutError, PeerLeftError, Relay, SilenceError, Traffic, Waited
 from sidecar.adapters.tls import ServerIdentity, TlsStream
 from sidecar.core.errors import BackendError, HttpError
 from sidecar.core.http_gate import CONTINUE, HttpGate
@@ -737,5 +737,5 @@ async def test_peer_that_reads_by_the_byte_does_not_hold_its_place(
                     await line.peer.wire.receive_exactly(1)
         assert line.ended.is_set()
     error = await line.ends()
-    assert isinstance(error, PeerLeftError)
+    assert isinstance(error, PeerCutError)
     assert "reads too slowly" in str(error)

@@ -6,6 +6,7 @@ import json
 import secrets
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,15 @@ from tests.ca import Authority
 from tests.client import client_context
 from tests.conftest import TRAEFIK
 from tests.http_backend import Call, HttpBackend
-from tests.http_client import HttpPeer, Site, new_id, request, request_line, running_site
+from tests.http_client import (
+    CUTS,
+    HttpPeer,
+    Site,
+    new_id,
+    request,
+    request_line,
+    running_site,
+)
 from tests.redaction import SECRET_MARKER
 from tests.scenarios.conftest import Launch
 
@@ -223,6 +232,20 @@ def test_peer_that_left_is_a_line_with_the_status_it_had_seen(site: Site) -> Non
         assert (line["decision"], line["status"], line["level"]) == ("allowed", status, "warning")
         assert line["reason"] == "the peer left before it had its answer"
         assert line["outcome"] == "peer_left"
+
+
+def test_peer_that_we_cut_has_not_left(site: Site) -> None:
+    request_id = new_id()
+    with site.dial() as peer:
+        peer.sendall(request("GET", "/held/long", f"X-Request-Id: {request_id}"))
+        call = site.backend.next_call()
+        with suppress(*CUTS):
+            peer.sendall(request("POST", "/v1/ahead", body=b"x" * 200_000))
+        call.wait_gone()
+        call.close()
+        line = site.line(request_id)
+    assert (line["decision"], line["outcome"], line["status"]) == ("allowed", "cut", 0)
+    assert line["reason"] == "the peer sends too much ahead of its answer"
 
 
 def test_answer_that_we_cut_is_no_fine_one(authority: Authority) -> None:

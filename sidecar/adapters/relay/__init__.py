@@ -9,12 +9,19 @@ would cost 8 KiB an idle connection and a coroutine switch a chunk, so all conne
 selector, one task waits for it, and what is ready is moved by plain calls that never wait.
 """
 
-from sidecar.adapters.relay.exchange import ExchangeBrokenError, PeerLeftError, SilenceError, Waited
+from sidecar.adapters.relay.exchange import (
+    ExchangeBrokenError,
+    PeerCutError,
+    PeerLeftError,
+    SilenceError,
+    Waited,
+)
 from sidecar.adapters.relay.loop import Relay
 from sidecar.adapters.relay.pair import PeerStream, Traffic
 
 __all__ = [
     "ExchangeBrokenError",
+    "PeerCutError",
     "PeerLeftError",
     "PeerStream",
     "Relay",

@@ -31,6 +31,10 @@ class PeerLeftError(Exception):
     """The peer is gone before it had its answer."""
 
 
+class PeerCutError(PeerLeftError):
+    """The peer is there and was not waited for any longer; the text says why."""
+
+
 class Waited(enum.Enum):
     """What was waited for in vain, and the key of [timeouts] that says for how long."""
 
@@ -127,7 +131,7 @@ class Exchange(Pair):
         if not fault and self._to_peer is not None:
             self._reader_seconds += seconds
             fault = pace.fault(self._reader_seconds, self._traffic.sent)
-            error = PeerLeftError(f"it reads too slowly: {fault}")
+            error = PeerCutError(f"the peer reads too slowly: {fault}")
         if fault:
             self.reset_backend()
             self.finish(str(error), error)
@@ -201,7 +205,7 @@ class Exchange(Pair):
     def _check_ahead(self) -> None:
         """Cut a peer of whom no more can be read: it could not be seen to leave."""
         if not self._gate.wants_bytes:
-            raise BrokenError("peer: it sends too much ahead of its answer", is_peers=True)
+            raise _AheadError("the peer sends too much ahead of its answer", is_peers=True)
 
     def _read_backend(self) -> None:
         count = self._read_from_backend()
@@ -242,5 +246,11 @@ class Exchange(Pair):
         return True  # until the answer is complete, and then it is finished
 
 
+class _AheadError(BrokenError):
+    """The peer is there, and is not read any more."""
+
+
 def _who_broke(error: BrokenError) -> Exception:
+    if isinstance(error, _AheadError):
+        return PeerCutError(str(error))
     return PeerLeftError(str(error)) if error.is_peers else ExchangeBrokenError(str(error))
