@@ -95,7 +95,8 @@ class Answerer:
         if self._cors is None or request.method != "OPTIONS" or asked is None:
             return None
         origin = _text(request.get(b"origin"))
-        names = _text(request.get(b"access-control-request-headers"))
+        # A list may come in several lines (RFC 9110 5.3).
+        names = _text(b",".join(request.values(b"access-control-request-headers")))
         network = request.get(b"access-control-request-private-network") == b"true"
         allowed = self._cors.preflight(origin, asked, names, private_network=network)
         if allowed is not None:

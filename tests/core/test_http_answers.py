@@ -214,6 +214,19 @@ def test_preflight_is_answered_for_a_listed_origin() -> None:
     assert message.value(b"server") == b"gate"
 
 
+def test_preflight_asks_for_headers_in_as_many_lines_as_it_likes() -> None:
+    lines = (*ASKS, "Access-Control-Request-Headers: x-stainless-os, x-stainless-lang")
+    answer = Answerer(CORS, ()).preflight(request(f"Origin: {CHAT}", *lines, line=PREFLIGHT))
+    assert answer is not None
+    allowed = read(answer, method="OPTIONS").value(b"access-control-allow-headers") or b""
+    assert {b"Content-Type", b"x-stainless-os", b"x-stainless-lang"} <= {*allowed.split(b", ")}
+    more = (*lines, "Access-Control-Request-Headers: x-spiffe-id")
+    answer = Answerer(CORS, ()).preflight(request(f"Origin: {CHAT}", *more, line=PREFLIGHT))
+    assert answer is not None
+    assert read(answer, method="OPTIONS").value(ALLOW_ORIGIN) is None
+    assert "x-spiffe-id" in (answer.note or "")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
