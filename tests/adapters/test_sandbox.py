@@ -542,17 +542,20 @@ def test_python_works_with_what_it_needs(tree: Tree) -> None:
     assert done["missing"] == done["absent"] == []
 
 
+@pytest.mark.parametrize("folder", ["checkout", "site-packages"])
 def test_packages_outside_of_the_libraries_can_go_on_loading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "installed_for_one_user"
-    package.mkdir()
+    """And what a package imports only later, where they lie in a folder of packages."""
+    package = tmp_path / folder / "installed_for_one_user"
+    package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(package.parent)
     importlib.import_module(package.name)
     try:
-        assert package.resolve() in python_needs().read
-        assert tmp_path.resolve() not in python_needs().read
+        read = python_needs().read
+        assert (package.resolve() in read) is (folder == "checkout")
+        assert (package.parent.resolve() in read) is (folder == "site-packages")
     finally:
         del sys.modules[package.name]
 

@@ -36,6 +36,7 @@ _SYSTEM = (
     "/dev/random",
     "/dev/urandom",
 )
+_OF_PACKAGES = ("site-packages", "dist-packages")
 _DISCARD = "/dev/null"
 
 
@@ -54,7 +55,11 @@ def python_needs() -> Allowed:
 
 
 def _loaded_packages() -> set[Path]:
-    """Give the folder of each package: `pip install --user` puts them outside of the libraries."""
+    """Return where loaded packages are: `pip install --user` puts them outside of the libraries.
+
+    The whole folder where it is one of packages: what is loaded may import another one later.
+    """
     packages = [one for name, one in list(sys.modules.items()) if "." not in name]
     files = [one.__file__ for one in packages if hasattr(one, "__path__")]
-    return {Path(file).resolve().parent for file in files if file}
+    folders = {Path(file).resolve().parent for file in files if file}
+    return {one.parent if one.parent.name in _OF_PACKAGES else one for one in folders}
