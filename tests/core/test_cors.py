@@ -128,6 +128,8 @@ def test_age_is_told_also_when_it_is_nothing(seconds: int) -> None:
             id="any header and the one that must be named",
         ),
         pytest.param(replace(ANYONE, allow_methods=("*",)), "DELETE", None, id="any method"),
+        pytest.param(replace(LISTED, allow_methods=("GET",)), "HEAD", None, id="GET has HEAD"),
+        pytest.param(replace(LISTED, allow_methods=("HEAD",)), "HEAD", None, id="HEAD alone"),
     ],
 )
 def test_preflight_is_allowed(cors: Cors, method: str, headers: str | None) -> None:
@@ -154,6 +156,8 @@ def test_preflight_is_allowed(cors: Cors, method: str, headers: str | None) -> N
         pytest.param(LISTED, "POST", "*", id="star as a header"),
         pytest.param(LISTED, "POST", "content-type accept", id="no comma"),
         pytest.param(replace(LISTED, allow_methods=()), "GET", None, id="no methods"),
+        pytest.param(replace(LISTED, allow_methods=("POST",)), "HEAD", None, id="HEAD, no GET"),
+        pytest.param(replace(LISTED, allow_methods=("HEAD",)), "GET", None, id="GET, only HEAD"),
         pytest.param(replace(LISTED, allow_headers=()), "GET", "accept", id="no headers"),
         pytest.param(
             replace(ANYONE, allow_headers=("*",)), "GET", "Authorization", id="star has one gap"
