@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tests.fake_backend import EchoBackend
 from tests.scenarios.backends import Pushing
 from tests.scenarios.conftest import Launch
 from tests.scenarios.peer import dial, own_address, read_to_end, silent, turned_away
+
+RESET = struct.pack("ii", 1, 0)
 
 
 def _talks(daemon: Daemon, context: ssl.SSLContext) -> None:
@@ -157,6 +160,43 @@ def test_peer_that_stops_reading_ends_by_the_same_timeout(
         ended = read_to_end(tls)
     assert not ended.clean, "an answer that was cut looks whole"
     assert ended.received < backend.size
+    backend.wait_until(open_connections=0)
+    backend.close()
+
+
+class TalksOn(EchoBackend):
+    """Sends without end and reads nothing: neither the request's body nor an end."""
+
+    def serve(self, sock: socket.socket) -> None:
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(b"x" * 65536)
+
+
+@pytest.mark.parametrize("mode", ["stream", "http"])
+def test_backend_that_only_talks_does_not_keep_a_peer_that_left(
+    launch: Launch, traefik: ssl.SSLContext, mode: str
+) -> None:
+    backend = TalksOn()
+    daemon = launch(
+        backend_address=backend.address,
+        mode=mode,
+        policy='endpoints = ["*"]\n' if mode == "http" else "",
+        more="[timeouts]\nbetween_bytes = 1",
+    )
+    with dial(daemon.address, traefik) as tls:
+        own = own_address(tls)
+        tls.sendall(b"POST /x HTTP/1.1\r\nHost: m\r\nContent-Length: 99000000\r\n\r\n")
+        assert receive_exactly(tls, 8) == b"HTTP/1.1"
+        tls.settimeout(0.5)
+        with pytest.raises((TimeoutError, ssl.SSLError)):  # what fits on the way is full
+            tls.sendall(b"x" * 90_000_000)
+        tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    event = "connection closed" if mode == "stream" else "request"
+    line = daemon.wait_for(event, address=own)
+    if mode == "http":
+        assert line["outcome"] == "peer_left"
     backend.wait_until(open_connections=0)
     backend.close()
 

@@ -97,7 +97,7 @@ class Exchange(Pair):
     def give_up(self, seconds: float) -> None:
         """End it: no byte has moved for so long."""
         self.reset_backend()
-        if self._peer_has_left:
+        if self._peer_end:
             self.finish(self._peer_end, PeerLeftError(self._peer_end))
             return
         error = SilenceError(self._waited_for, seconds)

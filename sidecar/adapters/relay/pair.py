@@ -292,8 +292,12 @@ class Pair(ABC):
         except OSError as exc:
             raise BrokenError(f"backend: {exc.strerror}", is_peers=False) from exc
         if count:
-            self.moved = self._turn.heard = self._turn.now
+            self._turn.heard = self._turn.now
             self._asked_last = False
+            if not self._peer_end:
+                # What is read for a peer that has left is no progress, however much it is: a
+                # backend that only talks would keep the connection for as long as it does.
+                self.moved = self._turn.now
         return count
 
     def _send_to_peer(self, data: memoryview) -> int:

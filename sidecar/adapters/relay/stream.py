@@ -63,7 +63,7 @@ class Stream(Pair):
             self._read_backend()
         if self._to_peer is not None or not self._has_arrived():
             self.watch()
-        elif self._sent_end or self._backend_is_quiet:
+        elif self._sent_end or self._backend_is_quiet or self._peer_is_lost:
             if self._peer_is_truncated:
                 self.reset_backend()
             self.finish(self._peer_end)
