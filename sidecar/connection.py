@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,8 +37,6 @@ from sidecar.core.ledger import Ledger
 
 log = structlog.get_logger()
 
-# How long close_notify may wait for room behind what a slow peer has not read.
-_CLOSE_NOTIFY_SECONDS = 30.0
 # How long a connection that is cut while the daemon ends may still take.
 _CUT_SECONDS = 1.0
 
@@ -90,7 +87,10 @@ async def _serve(sock: socket.socket, address: str, service: Service) -> None:
             with trio.CancelScope() as scope:
                 if trio.current_effective_deadline() == -math.inf:
                     scope.shield, scope.deadline = True, trio.current_time() + _CUT_SECONDS
-                await _end(sock, peer if ending is Ending.COMPLETE else None, service.lingering)
+                if peer is not None and ending is Ending.COMPLETE:
+                    await service.lingering.close(sock, peer.send_end)
+                else:
+                    await service.lingering.close(sock)
 
 
 async def _handshake(sock: socket.socket, address: str, service: Service) -> TlsStream | None:
@@ -144,13 +144,3 @@ def _tell(refused: PeerError, address: str, ledger: Ledger) -> None:
     said = {"claimed": claimed} if claimed else {}
     hint = {"hint": refused.hint} if refused.hint else {}
     log.warning("peer refused", address=address, **said, reason=refused.message, **hint)
-
-
-async def _end(sock: socket.socket, peer: TlsStream | None, lingering: Lingering) -> None:
-    """End our side, with close_notify for a peer that has heard all, and let it read the rest."""
-    with suppress(OSError):  # it is gone already
-        if peer is not None:
-            with trio.move_on_after(_CLOSE_NOTIFY_SECONDS):
-                while not peer.send_end():
-                    await trio.lowlevel.wait_writable(sock)
-        await lingering.close(sock)

@@ -8,6 +8,7 @@ Specification: RFC 9112 (HTTP/1.1) 9.6 (Tear-down).
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 
@@ -37,39 +38,47 @@ class Lingering:
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
-        self._scopes: dict[trio.CancelScope, None] = {}
+        self._scopes: dict[trio.CancelScope, bool] = {}  # whether our end is sent
         self._seconds, self._silence = _LINGER_SECONDS, _LINGER_SILENCE_SECONDS
 
     def hurry(self) -> None:
         """Shorten those under way and those to come: the daemon is about to end."""
         self._seconds, self._silence = _LINGER_SECONDS_IN_DRAIN, _LINGER_SILENCE_IN_DRAIN
         soon = trio.current_time() + self._seconds
-        for scope in self._scopes:
+        for scope in (scope for scope, is_sent in self._scopes.items() if is_sent):
             scope.deadline = min(scope.deadline, soon)
 
-    async def close(self, sock: socket.socket) -> None:
-        """End our direction, then read and drop until the peer has ended its own."""
+    async def close(self, sock: socket.socket, send_end: Callable[[], bool] = lambda: True) -> None:
+        """End our direction, then read and drop until the peer has ended its own.
+
+        `send_end` sends close_notify, and returns False while the socket is full; waiting for room
+        takes a place as well, so that peers that do not read cannot gather without end.
+        """
         while len(self._scopes) >= self._maximum:
             oldest = next(iter(self._scopes))
             del self._scopes[oldest]
             oldest.cancel()
-        with trio.move_on_after(self._seconds) as scope:
-            self._scopes[scope] = None
+        with trio.move_on_after(_LINGER_SECONDS) as scope:
+            self._scopes[scope] = False
             try:
-                await self._until_it_ends(sock)
+                with suppress(OSError):  # it is gone already
+                    while not send_end():
+                        await trio.lowlevel.wait_writable(sock)
+                    self._scopes[scope] = True
+                    scope.deadline = trio.current_time() + self._seconds
+                    await self._until_it_ends(sock)
             finally:
                 self._scopes.pop(scope, None)
 
     async def _until_it_ends(self, sock: socket.socket) -> None:
         left = _LINGER_BYTES
-        with suppress(OSError):  # it is gone already
-            sock.shutdown(socket.SHUT_WR)
-            while left > 0:
-                with trio.move_on_after(self._silence) as silence:
-                    await trio.lowlevel.wait_readable(sock)
-                if silence.cancelled_caught:
-                    return
-                count = len(sock.recv(65536))
-                if not count:
-                    return
-                left -= count
+        sock.shutdown(socket.SHUT_WR)
+        while left > 0:
+            with trio.move_on_after(self._silence) as silence:
+                await trio.lowlevel.wait_readable(sock)
+            if silence.cancelled_caught:
+                return
+            count = len(sock.recv(65536))
+            if not count:
+                return
+            left -= count

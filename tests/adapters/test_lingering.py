@@ -114,3 +114,26 @@ async def test_drain_shortens_it(
     assert trio.current_time() - started == pytest.approx(0.2)  # it is silent
     await done[0].wait()
     assert trio.current_time() - started == pytest.approx(1)
+
+
+async def test_place_is_taken_while_close_notify_waits_for_a_peer_that_does_not_read(
+    closing: ExitStack, nursery: trio.Nursery
+) -> None:
+    lingering, done = Lingering(1), trio.Event()
+    full, _peer = tcp_ends(closing)
+    with suppress(BlockingIOError):
+        while True:
+            full.send(b"x" * 65536)
+
+    async def close() -> None:
+        with full:
+            await lingering.close(full, lambda: False)
+        done.set()
+
+    nursery.start_soon(close)
+    await trio.testing.wait_all_tasks_blocked()
+    newer, other = tcp_ends(closing)
+    nursery.start_soon(_close, newer, lingering, trio.Event())
+    with trio.fail_after(10):
+        await done.wait()
+    other.close()
