@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,8 @@ import trio
 from sidecar import reading
 
 T = TypeVar("T")
+
+TURNS: dict[str, trio.CapacityLimiter] = {}  # of as many files as the configuration names
 
 
 async def on_disk(call: Callable[[], T], what: str) -> T:
@@ -64,6 +66,5 @@ async def entered(manager: AbstractContextManager[T], what: str) -> T:
         raise
 
 
-@cache  # of as many files as the configuration names
-def _turn(_what: str) -> trio.CapacityLimiter:
-    return trio.CapacityLimiter(1)
+def _turn(what: str) -> trio.CapacityLimiter:
+    return TURNS.setdefault(what, trio.CapacityLimiter(1))

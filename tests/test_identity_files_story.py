@@ -437,8 +437,8 @@ async def test_lost_files_are_told_once_and_we_serve_until_the_identity_expires(
     assert story.current.identity is identity
     assert (story.state, story.serves()) == (IdentityState.AGENT_LOST, True)
     end = contents.svid.not_after
-    assert story.serves(end - timedelta(seconds=1))
-    assert not story.serves(end)
+    assert story.serves(end)
+    assert not story.serves(end + timedelta(seconds=1))
     # They come back, the very same, and then other ones.
     writer.put(contents)
     await pass_time(SETTLED)

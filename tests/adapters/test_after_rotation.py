@@ -804,7 +804,11 @@ async def test_pid_file_that_is_none(tmp_path: Path, kind: str) -> None:
         path.parent.write_text("a file")
     action = SignalAction(str(path.relative_to(tmp_path)))
     error = await signal_refusal(action, tmp_path, processes_of_this_system())
-    reasons = {"missing": "no such file", "folder on the way": "Not a directory"}
+    reasons = {
+        "missing": "no such file",
+        "folder on the way": "Not a directory",
+        "folder": "Is a directory",
+    }
     assert reasons.get(kind, "not a regular file") in error.message
 
 
