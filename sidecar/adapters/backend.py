@@ -86,6 +86,21 @@ async def _connected(sock: socket.socket, code: int, where: str | tuple[str, int
         code = sock.connect_ex(where)
     if code in (errno.EINPROGRESS, errno.EINTR):
         await trio.lowlevel.wait_writable(sock)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        code = _outcome(sock)
     if code:
         raise OSError(code, os.strerror(code))
+
+
+def _outcome(sock: socket.socket) -> int:
+    """Return 0, or the error that connecting has met; what the backend has sent stays unread.
+
+    Not by SO_ERROR: a backend that sent something and reset the connection was reached, and asking
+    for that error would also take it away from who reads.
+    """
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return 0
+    except OSError as exc:
+        return exc.errno or errno.EIO
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -12,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.adapters.backend import begin, connect
+from sidecar.adapters.backend import begin, connect, finish
 from sidecar.core.address import Address
 from sidecar.core.errors import BackendError
 from tests.adapters.deadlines import within
@@ -36,6 +37,23 @@ async def test_tcp_backend_is_connected(backend: EchoBackend) -> None:
     with await connect(Address.parse(backend.address), 10) as sock:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert await echoed(sock) == b"hello"
+
+
+@within(20)
+async def test_backend_that_speaks_and_resets_at_once_was_reached(closing: ExitStack) -> None:
+    server = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
+    address = Address.parse(f"127.0.0.1:{server.getsockname()[1]}")
+    sock, _ = begin(address)
+    with sock:
+        accepted, _peer = server.accept()
+        accepted.sendall(b"hello")
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        accepted.close()
+        # As where the reset comes before it is looked whether connecting has worked.
+        await finish(sock, errno.EINPROGRESS, address, 10)
+        assert sock.recv(10) == b"hello"
+        with pytest.raises(ConnectionResetError):
+            sock.recv(10)
 
 
 @within(20)

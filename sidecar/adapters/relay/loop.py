@@ -24,7 +24,7 @@ _ROUNDS_SECONDS = 0.005
 # How often it is looked whether the last bytes of a connection have arrived.
 _ARRIVAL_SECONDS = 0.005
 # How long what was read before a cut may take to arrive.
-_CUT_SECONDS = 2.0
+_CUT_SECONDS = 1.0
 # Silence is looked for this often within its limit, for all connections together.
 _SWEEPS = 16
 _PACE = Pace()
@@ -103,15 +103,18 @@ class Relay:
             before = now
 
     async def _settle_ending_ones(self) -> None:
+        spent = 0.0
         while True:
             if not self._turn.ending:
                 self._turn.news = trio.Event()
                 await self._turn.news.wait()
-            await trio.sleep(_ARRIVAL_SECONDS)
-            self._turn.now = trio.current_time()
+            # However many there are, a tenth of the time goes to them.
+            await trio.sleep(max(_ARRIVAL_SECONDS, 10 * spent))
+            started = self._turn.now = trio.current_time()
             ending, self._turn.ending = self._turn.ending, set()
             for pair in ending:
                 pair.handle(0, is_peer=False)
+            spent = trio.current_time() - started
 
     async def relay(self, peer: PeerStream, backend: socket.socket, traffic: Traffic) -> None:
         """Move bytes until both sides have ended, one breaks, or none moves for too long."""
