@@ -26,6 +26,7 @@ from sidecar.core.svid import (
     X509Svid,
     authorities,
     certificates,
+    first_of,
     private_key,
 )
 
@@ -164,7 +165,7 @@ def _bundle(trust_domain: TrustDomain, der: bytes, notes: list[str]) -> TrustBun
     read, unreadable = authorities(der)
     if unreadable and not read:
         raise ValueError(f"bundle: {unreadable[0]}")
-    for text in unreadable:
+    for text in first_of(unreadable):
         note = f"bundle of {trust_domain}: left out {text}"
         if note not in notes:
             notes.append(note)

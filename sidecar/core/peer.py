@@ -25,7 +25,14 @@ from cryptography.x509.verification import (
 
 from sidecar.core.errors import InvalidSpiffeIdError, PeerError
 from sidecar.core.spiffe_id import SpiffeId, TrustDomain
-from sidecar.core.svid import Bundles, certificate_text, is_over, uri_sans
+from sidecar.core.svid import (
+    MOST_TOLD,
+    Bundles,
+    certificate_text,
+    first_of,
+    is_over,
+    uri_sans,
+)
 from sidecar.core.trust_anchor import (
     UnsupportedKeyError,
     check_directory_names,
@@ -36,7 +43,6 @@ from sidecar.core.trust_anchor import (
 )
 
 MAX_INTERMEDIATES = 8
-_MOST_TOLD = 3
 _UNSUPPORTED = "unsupported_certificate"
 _NOT_SUPPORTED = "which are not supported"
 
@@ -62,11 +68,11 @@ class SvidVerifier:
 
     @property
     def notes(self) -> list[str]:
-        """Return which authorities can prove no peer, and why, a line for each."""
+        """Return which authorities can prove no peer, and why: lines for the first of a bundle."""
         return [
             f"bundle of {trust_domain}: {text}"
             for trust_domain, useless in self._useless.items()
-            for text in useless
+            for text in first_of(useless)
         ]
 
     def verify(self, chain: Sequence[x509.Certificate], now: datetime) -> SpiffeId:
@@ -91,7 +97,7 @@ class SvidVerifier:
 
     def _told(self, trust_domain: TrustDomain, reason: str) -> str:
         """Return the reason, and which authorities were of no use in finding a path."""
-        return "; ".join([reason, *self._useless[trust_domain][:_MOST_TOLD]])
+        return "; ".join([reason, *self._useless[trust_domain][:MOST_TOLD]])
 
     def check(self, chain: Sequence[x509.Certificate], now: datetime) -> SpiffeId:
         """Give the SPIFFE ID that `chain` claims, after all that costs no signature; or raise.
@@ -121,7 +127,7 @@ class SvidVerifier:
             return
         text = f"no trust bundle for trust domain {trust_domain}"
         if useless := self._useless.get(trust_domain):
-            told = "; ".join(useless[:_MOST_TOLD])
+            told = "; ".join(useless[:MOST_TOLD])
             text = f"no authority that can be used for trust domain {trust_domain}: {told}"
         raise PeerError(text, result="unknown_trust_domain")
 
@@ -238,10 +244,10 @@ _OWN_WORDS = {
 def _reason(exc: Exception) -> str:
     """Give the verifier's reason without its search log ("candidates exhausted: ...")."""
     text = str(exc).removeprefix("validation failed: ").partition(" (encountered processing")[0]
-    text = text.removeprefix("Python extension validator failed: ValueError: ")
     if text.endswith("no interior errors"):
         return "none of its authorities signed it"
     text = text.removeprefix("candidates exhausted: ")
+    text = text.removeprefix("Python extension validator failed: ValueError: ")
     if text.startswith("Forbidden public key algorithm") and "Ed25519" in text:
         return f"Ed25519 keys in signing certificates, {_NOT_SUPPORTED}: expected ECDSA or RSA"
     if text.endswith("unaccounted-for critical extensions"):

@@ -22,6 +22,8 @@ from sidecar.core.spiffe_id import SpiffeId, TrustDomain
 _PRIVATE_KEY_TYPES = (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey, ed25519.Ed25519PrivateKey)
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 Chain = tuple[x509.Certificate, ...]
+# Of the certificates of one bundle that are of no use, so many are named.
+MOST_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,12 @@ def authorities(der: bytes) -> tuple[Chain, list[str]]:
         else:
             read.append(certificate)
     return tuple(read), unreadable
+
+
+def first_of(texts: list[str]) -> list[str]:
+    """Return the first of `texts`, and how many more there are: a bundle may have thousands."""
+    more = len(texts) - MOST_TOLD
+    return [*texts[:MOST_TOLD], *([f"{more} more certificates like these"] if more > 0 else [])]
 
 
 def _digest(der: bytes) -> str:

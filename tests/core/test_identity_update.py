@@ -314,6 +314,27 @@ def test_bad_federated_bundle_costs_its_own_trust_domain_only(
     assert note.startswith(f"federated bundle {key!r} left out: ")
 
 
+def test_of_thousands_of_certificates_that_are_of_no_use_the_first_are_named(
+    foreign: Authority, good: RawSvid
+) -> None:
+    unreadable = [b"\x30\x04\x02\x02" + number.to_bytes(2, "big") for number in range(2000)]
+    no_authority = foreign.svid().leaf
+    bundle = der(foreign.certificate, *[no_authority] * 2000) + b"".join(unreadable)
+    update = taken(good, federated={OTHER: bundle})
+    assert update.bundles[foreign.trust_domain].authorities[0] == foreign.certificate
+    of_bundle = "bundle of other.org: "
+    assert [one.removeprefix(of_bundle).partition(" (")[0] for one in update.notes] == [
+        "left out certificate 2002 of 4001",
+        "left out certificate 2003 of 4001",
+        "left out certificate 2004 of 4001",
+        "left out 1997 more certificates like these",
+        "authority 2",
+        "authority 3",
+        "authority 4",
+        "1997 more certificates like these",
+    ]
+
+
 def test_federated_bundle_never_replaces_or_joins_our_own(
     authority: Authority, foreign: Authority, good: RawSvid
 ) -> None:

@@ -516,6 +516,17 @@ def test_intermediate_that_keeps_the_rules_signs(
     assert verified(chain, authority.bundle) == OURS
 
 
+def test_reason_against_an_intermediate_is_in_our_own_words(authority: Authority) -> None:
+    middle = Ca(uris=(PREFIX + "spire/server",)).authority(issuer=authority)
+    chain = middle.sign(authority.leaf(), middle).chain
+    with pytest.raises(PeerError) as refusal:
+        verified(chain, authority.bundle)
+    assert refusal.value.message == (
+        "not proven by the trust bundle of example.org: "
+        "the SPIFFE ID of a signing certificate has a path"
+    )
+
+
 @pytest.mark.parametrize("changes", BAD_SIGNING)
 def test_root_that_breaks_one_rule_signs_nothing(changes: dict[str, Any]) -> None:
     root = Ca(**changes).authority()
