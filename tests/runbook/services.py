@@ -182,11 +182,12 @@ class Services:
     def run(self, start: Callable[[], subprocess.Popen[bytes]]) -> int:
         """Run a command to its end; gives its exit status."""
         with self.changed:
-            pid = start().pid
-            self._waiting.add(pid)
-            self.changed.wait_for(lambda: pid in self._others, _START_SECONDS)
-            self._waiting.remove(pid)
-            return os.waitstatus_to_exitcode(self._others.pop(pid))
+            child = start()  # kept: a Popen that is let go of takes the exit status of its child
+            self._waiting.add(child.pid)
+            self.changed.wait_for(lambda: child.pid in self._others, _START_SECONDS)
+            self._waiting.remove(child.pid)
+            child.returncode = os.waitstatus_to_exitcode(self._others.pop(child.pid))
+            return child.returncode
 
     def _reap(self) -> None:
         while True:
