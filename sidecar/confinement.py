@@ -30,7 +30,7 @@ _ROOT = Path("/")
 _MAX_LINKS = 32
 # Links that are switched to a new folder beside the one of before: by the kubelet in a volume, and
 # by our own certificate files. Where they lie is part of what they hold.
-_SWITCHED = {"..data": "..", "current": "generation-"}  # its name, how its targets begin
+_SWITCHED = ("..data", "current")
 # Accounts and groups are looked up by name there, and these files are replaced.
 _ACCOUNTS = Path("/etc")
 _LATER = "what is made or moved there later stays out of reach until a restart"
@@ -119,11 +119,10 @@ def _folders(file: Path) -> Iterator[Path]:
 
 def _is_switched(place: str, name: str) -> bool:
     try:
-        target = os.readlink(os.path.join(place, name)) if name in _SWITCHED else ""
+        target = os.readlink(os.path.join(place, name)) if name in _SWITCHED else "/"
     except OSError:
         return False
-    begins = name in _SWITCHED and target.startswith(_SWITCHED[name])
-    return begins and target != ".." and "/" not in target
+    return "/" not in target and target not in (".", "..")
 
 
 def _is_root(folder: Path) -> bool:

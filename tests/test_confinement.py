@@ -170,18 +170,6 @@ def test_link_that_leads_elsewhere_after_the_start_cannot_be_read(host: Path) ->
     assert found.own("write") == [str(certs)]
 
 
-def test_link_of_any_name_on_the_way_opens_no_more_than_where_it_leads(host: Path) -> None:
-    release = host / "home/release-7"
-    layout = Layout(host / "home/current/sidecar.toml")
-    release.mkdir(parents=True)
-    (host / "home/current").symlink_to("release-7")
-    layout.put(layout.config, HELPER.format(certs=host / "opt/sidecar/certs", log=""))
-    layout.strange(host / "home/private")
-    found = layout.tried(["read", str(host / "home/private")], ["list", str(host / "home")])
-    assert found.outcomes == ["EACCES", "EACCES"]
-    assert found.own("read") == [str(release)]
-
-
 def volume(folder: Path, **files: str) -> None:
     """A volume as the kubelet makes it, with a file in a folder of its own as `items` can have."""
     data = folder / "..2026_11_21_10_00_00.1"
